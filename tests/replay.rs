@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use forebay_engine::partition::{apply::apply, state::State};
+use forebay_engine::partition::{apply::apply, state::PartitionState};
 use forebay_messages::{Lsn, PartitionId};
 use forebay_storage::{
     DataDir, Medium,
@@ -25,7 +25,7 @@ fn replayed(log: &LocalLog, id: PartitionId, through: Lsn) -> Digest {
 
 /// Applies the records of a log that the rows lack, up to an LSN.
 pub(crate) fn replay_onto(rows: &PartitionStore, log: &LocalLog, through: Lsn) {
-    let mut state = State::load(&rows.begin().unwrap()).unwrap();
+    let mut state = PartitionState::load(&rows.begin().unwrap()).unwrap();
     while state.applied_lsn < through {
         let left = usize::try_from(through.0 - state.applied_lsn.0).unwrap();
         let next = state.applied_lsn.next();

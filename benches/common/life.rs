@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use forebay_engine::partition::{
     apply::{Applied, apply},
-    state::State,
+    state::PartitionState,
 };
 use forebay_messages::{
     AttemptToken, EntryId, Epoch, PartitionId, PartitionKey, Record, Timestamp, VQueueName,
@@ -26,7 +26,7 @@ const PAYLOAD_BYTES: usize = 256;
 /// A partition whose entries are spread over this many vqueues.
 pub(crate) struct LifeCycles {
     store: PartitionStore,
-    state: State,
+    state: PartitionState,
     names: Vec<VQueueName>,
     next: u64,
     applied: Vec<Applied>,
@@ -37,7 +37,7 @@ impl LifeCycles {
         let medium = Medium::memory().expect("memory");
         let store = Store::open("/rows".as_ref(), &medium).expect("a store in memory");
         let store = store.partition(PartitionId(1)).expect("a partition");
-        let state = State::load(&store.begin().expect("a batch")).expect("a state");
+        let state = PartitionState::load(&store.begin().expect("a batch")).expect("a state");
         let name = |n| VQueueName::service("resize").with_scope(&format!("tenant-{n}"));
         let names = (0..vqueues).map(name).collect();
         Self { store, state, names, next: 0, applied: Vec::new() }

@@ -82,7 +82,7 @@ macro_rules! limits {
             #[doc(hidden)]
             #[serde(skip)]
             #[bilrost(ignore)]
-            pub is_zero: bool,
+            pub concurrency_is_zero: bool,
         }
 
         /// A change of some limits of a rule. The default changes nothing.
@@ -100,7 +100,7 @@ macro_rules! limits {
             /// A concurrency of 0 was given (see [`Limits::concurrency`]): the change is refused.
             #[doc(hidden)]
             #[serde(skip)]
-            pub is_zero: bool,
+            pub concurrency_is_zero: bool,
         }
 
         impl LimitsPatch {
@@ -110,7 +110,7 @@ macro_rules! limits {
                 Self {
                     $($kind: Edit::keep_or_set(limits.$kind),)*
                     paused: limits.paused.then_some(true),
-                    is_zero: limits.is_zero,
+                    concurrency_is_zero: limits.concurrency_is_zero,
                 }
             }
 
@@ -136,7 +136,7 @@ macro_rules! limits {
                 Self {
                     $($kind: limits.$kind.into(),)*
                     paused: Some(limits.paused),
-                    is_zero: limits.is_zero,
+                    concurrency_is_zero: limits.concurrency_is_zero,
                 }
             }
         }
@@ -164,7 +164,7 @@ impl Limits {
     #[must_use]
     pub fn concurrency(limit: u32) -> Self {
         let concurrency = NonZeroU32::new(limit);
-        Self { concurrency, is_zero: concurrency.is_none(), ..Self::default() }
+        Self { concurrency, concurrency_is_zero: concurrency.is_none(), ..Self::default() }
     }
 
     /// The same limits, and nothing starts until the pattern is resumed.

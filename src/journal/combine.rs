@@ -15,7 +15,7 @@ use forebay_messages::journal::BranchKind;
 
 use super::{
     Journal,
-    current::{BranchId, Place, enter},
+    current::{BranchId, Polled, enter},
 };
 
 /// A future that runs in a separate branch.
@@ -34,9 +34,9 @@ impl<F: Future> Member<F> {
 
     /// Polls it in a branch, unless it is ready; returns whether it is ready. Outside of the
     /// handler (no branch) its operations report the error themselves.
-    fn poll(&mut self, place: Option<Place>, context: &mut Context<'_>) -> bool {
+    fn poll(&mut self, polled: Option<Polled>, context: &mut Context<'_>) -> bool {
         if let Some(future) = &mut self.future {
-            let _entered = place.map(enter);
+            let _entered = polled.map(enter);
             if let Poll::Ready(output) = future.as_mut().poll(context) {
                 (self.future, self.output) = (None, Some(output));
             }
@@ -58,7 +58,7 @@ impl Branches {
         Self { journal, kind, first: None }
     }
 
-    fn open(&mut self, count: usize) -> impl Fn(usize) -> Option<Place> + use<> {
+    fn open(&mut self, count: usize) -> impl Fn(usize) -> Option<Polled> + use<> {
         let Self { journal, kind, first } = self;
         let first = *first.get_or_insert_with(|| {
             let parent = journal.branch("").ok()?;
@@ -67,7 +67,7 @@ impl Branches {
         let slot = journal.slot;
         move |position| {
             let branch = first.map(|first| BranchId(first.0 + position));
-            branch.map(|branch| Place::Branch { slot, branch })
+            branch.map(|branch| Polled::Branch { slot, branch })
         }
     }
 }
@@ -112,10 +112,10 @@ impl<F: Future> Future for Join<List<F>> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let List(members) = &mut this.members;
-        let place = this.branches.open(members.len());
+        let polled = this.branches.open(members.len());
         let mut are_ready = true;
         for (position, member) in members.iter_mut().enumerate() {
-            are_ready &= member.poll(place(position), context);
+            are_ready &= member.poll(polled(position), context);
         }
         if !are_ready {
             return Poll::Pending;
@@ -131,9 +131,9 @@ impl<F: Future> Future for Select<List<F>> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let Some(List(members)) = &mut this.members else { return Poll::Pending };
-        let place = this.branches.open(members.len());
+        let polled = this.branches.open(members.len());
         let won = members.iter_mut().enumerate().find_map(|(position, member)| {
-            member.poll(place(position), context);
+            member.poll(polled(position), context);
             member.output.take().map(|output| (position, output))
         });
         if won.is_some() {
@@ -167,9 +167,9 @@ macro_rules! tuple {
 
             fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
                 let this = self.get_mut();
-                let place = this.branches.open($count);
+                let polled = this.branches.open($count);
                 let mut are_ready = true;
-                $(are_ready &= this.members.$index.poll(place($index), context);)+
+                $(are_ready &= this.members.$index.poll(polled($index), context);)+
                 if !are_ready {
                     return Poll::Pending;
                 }
@@ -185,10 +185,10 @@ macro_rules! tuple {
 
             fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
                 let this = self.get_mut();
-                let place = this.branches.open($count);
+                let polled = this.branches.open($count);
                 let Some(members) = &mut this.members else { return Poll::Pending };
                 $(
-                    if members.$index.poll(place($index), context)
+                    if members.$index.poll(polled($index), context)
                         && let Some(output) = members.$index.output.take()
                     {
                         this.members = None;
@@ -211,7 +211,7 @@ pub struct Branch<F: Future> {
     journal: Arc<Journal>,
     key: String,
     /// Unset before the first poll; `Some(None)` means outside of the handler.
-    place: Option<Option<Place>>,
+    polled: Option<Option<Polled>>,
     member: Member<F>,
 }
 
@@ -219,13 +219,13 @@ impl<F: Future> Future for Branch<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { journal, key, place, member } = self.get_mut();
-        let place = *place.get_or_insert_with(|| {
+        let Self { journal, key, polled, member } = self.get_mut();
+        let polled = *polled.get_or_insert_with(|| {
             let parent = journal.branch("").ok()?;
             let branch = journal.state().open_branch(parent, key);
-            Some(Place::Branch { slot: journal.slot, branch })
+            Some(Polled::Branch { slot: journal.slot, branch })
         });
-        member.poll(place, context);
+        member.poll(polled, context);
         member.output.take().map_or(Poll::Pending, Poll::Ready)
     }
 }
@@ -245,6 +245,6 @@ impl Journal {
 
     /// See [`Branch`].
     pub(crate) fn keyed<F: Future>(self: Arc<Self>, key: &str, future: F) -> Branch<F> {
-        Branch { journal: self, key: key.to_owned(), place: None, member: Member::new(future) }
+        Branch { journal: self, key: key.to_owned(), polled: None, member: Member::new(future) }
     }
 }

@@ -1,6 +1,6 @@
 //! The branch that is polled on this thread, and its attempt.
 //!
-//! Must always hold: the previous place is restored when a poll ends, also by a panic.
+//! Must always hold: the previous value is restored when a poll ends, also by a panic.
 
 use std::cell::Cell;
 
@@ -13,9 +13,9 @@ impl BranchId {
     pub(super) const ROOT: Self = Self(0);
 }
 
-/// Which code is polled.
+/// The code that is being polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Polled {
     /// No handler.
     Outside,
     /// A branch of the attempt whose slot has this address.
@@ -25,26 +25,26 @@ pub(super) enum Place {
 }
 
 thread_local! {
-    static PLACE: Cell<Place> = const { Cell::new(Place::Outside) };
+    static POLLED: Cell<Polled> = const { Cell::new(Polled::Outside) };
 }
 
-/// The place that is polled on this thread.
-pub(super) fn place() -> Place {
-    PLACE.get()
+/// The code that is being polled on this thread.
+pub(super) fn polled() -> Polled {
+    POLLED.get()
 }
 
-/// Restores the previous place when it is dropped.
+/// Restores the previous value when it is dropped.
 pub(super) struct Entered {
-    before: Place,
+    before: Polled,
 }
 
-/// Sets the place of this thread until the result is dropped.
-pub(super) fn enter(place: Place) -> Entered {
-    Entered { before: PLACE.replace(place) }
+/// Sets the polled code of this thread until the result is dropped.
+pub(super) fn enter(polled: Polled) -> Entered {
+    Entered { before: POLLED.replace(polled) }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        PLACE.set(self.before);
+        POLLED.set(self.before);
     }
 }

@@ -16,7 +16,7 @@ use forebay_messages::actor::AttemptEnd;
 
 use super::{
     Journal, Slot,
-    current::{BranchId, Place, enter},
+    current::{BranchId, Polled, enter},
     error::MismatchedKind,
     signal::Signal,
     state::Advanced,
@@ -43,7 +43,7 @@ type Delay = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The attempt of a journal.
 pub(crate) trait Owner {
-    /// The place of its journal.
+    /// The slot of its journal.
     fn slot(&self) -> &Slot;
 
     /// Whether the handler has seen the request to stop: then it may be cleaning up.
@@ -127,8 +127,8 @@ fn is_over(delay: &mut Option<Delay>, context: &mut Context<'_>) -> bool {
 impl<S: Owner, F: Future + Unpin> Driven<S, F> {
     /// Polls the handler as the root branch of its attempt.
     fn poll_handler(&mut self, waker: &Waker) -> Poll<F::Output> {
-        let place = Place::Branch { slot: self.attempt.slot().address(), branch: BranchId::ROOT };
-        let _entered = enter(place);
+        let polled = Polled::Branch { slot: self.attempt.slot().address(), branch: BranchId::ROOT };
+        let _entered = enter(polled);
         Pin::new(&mut self.handler).poll(&mut Context::from_waker(waker))
     }
 

@@ -42,7 +42,7 @@ pub use error::OperationError;
 pub(crate) use mailbox::{Mailbox, Notification};
 pub(crate) use port::Port;
 
-use state::State;
+use state::AttemptJournal;
 
 /// The initial state of an attempt's journal.
 pub(crate) struct Start {
@@ -72,10 +72,10 @@ pub(crate) struct Journal {
     mailbox: Arc<Mailbox>,
     port: Arc<dyn Port>,
     result_len_max: usize,
-    state: Mutex<State>,
+    state: Mutex<AttemptJournal>,
 }
 
-/// The place for the journal of an attempt; empty until the handler uses an operation.
+/// Holds the journal of an attempt; empty until the handler uses an operation.
 #[derive(Default)]
 pub(crate) struct Slot(OnceLock<Arc<Journal>>);
 
@@ -99,7 +99,7 @@ impl Slot {
 impl Journal {
     fn new(slot: usize, start: Start) -> Self {
         let Start { entry, run, first_at, rows, mailbox, port, result_len_max } = start;
-        let state = Mutex::new(State::new(first_at, rows));
+        let state = Mutex::new(AttemptJournal::new(first_at, rows));
         Self { entry, run, slot, mailbox, port, result_len_max, state }
     }
 
@@ -113,7 +113,7 @@ impl Journal {
         self.state().holds_limits = true;
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, AttemptJournal> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

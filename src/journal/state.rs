@@ -71,7 +71,7 @@ struct Branch {
     keys: HashMap<String, u32>,
 }
 
-/// The result of [`State::advance`].
+/// The result of [`AttemptJournal::advance`].
 pub(super) enum Advanced {
     /// The handler has to be polled again.
     Again,
@@ -81,8 +81,8 @@ pub(super) enum Advanced {
     Waits(Vec<JournalWrite>),
 }
 
-/// The place of an issued operation, from which ids are derived.
-pub(super) struct Placed {
+/// The key of an issued operation, from which ids are derived.
+pub(super) struct IssuedKey {
     pub(super) key: JournalKey,
     /// The run of the stored row, if there is one.
     pub(super) run: Option<Run>,
@@ -91,7 +91,7 @@ pub(super) struct Placed {
 }
 
 /// The state of a journal, without futures.
-pub(super) struct State {
+pub(super) struct AttemptJournal {
     rows: HashMap<JournalKey, JournalRow>,
     /// Finished, not delivered, and issued.
     deliverable: BTreeMap<u64, JournalKey>,
@@ -113,7 +113,7 @@ pub(super) struct State {
     pub(super) holds_limits: bool,
 }
 
-impl State {
+impl AttemptJournal {
     pub(super) fn new(first_at: Timestamp, rows: Vec<(JournalKey, JournalRow)>) -> Self {
         let rows: HashMap<_, _> = rows.into_iter().collect();
         Self {
@@ -199,7 +199,7 @@ impl State {
         branch: BranchId,
         name: &ByteString,
         intent: Intent,
-    ) -> Result<Placed, OperationError> {
+    ) -> Result<IssuedKey, OperationError> {
         if self.branches[branch.0].unfinished.contains(name) {
             return Err(OperationError::AmbiguousName { name: name.to_string() });
         }
@@ -207,7 +207,7 @@ impl State {
         self.branches[branch.0].unfinished.insert(name.clone());
         self.version += 1;
         let Intent { kind, fingerprint, operation } = intent;
-        let mut placed = Placed { key: key.clone(), run: None, is_new: false };
+        let mut issued = IssuedKey { key: key.clone(), run: None, is_new: false };
         let phase = match self.rows.get(&key) {
             Some(row) if row.kind != kind || row.fingerprint != fingerprint => {
                 let mismatch = MismatchedKind::new(key.clone(), row.kind, kind);
@@ -215,7 +215,7 @@ impl State {
                 Phase::Gone
             }
             Some(row) => {
-                placed.run = Some(row.run);
+                issued.run = Some(row.run);
                 if row.is_finished() {
                     self.unissued -= 1;
                     self.deliverable.insert(row.sequence, key.clone());
@@ -223,7 +223,7 @@ impl State {
                 Phase::Awaited
             }
             None => {
-                placed.is_new = true;
+                issued.is_new = true;
                 self.new.push_back(key.clone());
                 Phase::New(operation)
             }
@@ -232,7 +232,7 @@ impl State {
         if self.deliverable.is_empty() && self.unissued == 0 {
             self.start_new();
         }
-        Ok(placed)
+        Ok(issued)
     }
 
     /// Starts issued operations; returns whether a step is among them.

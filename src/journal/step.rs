@@ -20,7 +20,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Ended, Journal, OperationError,
-    current::{Place, enter},
+    current::{Polled, enter},
     operations::decode,
     state::Intent,
     ticket::Ticket,
@@ -114,19 +114,19 @@ fn failed(kind: JournalFailureKind, message: ByteString, detail: Bytes) -> Journ
     JournalOutcome::Failure(JournalFailure { kind, message, detail })
 }
 
-/// Runs the step in the place `Step`, where no operation may start.
+/// Runs the step as [`Polled::Step`], where no operation may start.
 async fn inside<F, Fut>(compute: &mut F, id: StepId) -> Fut::Output
 where
     F: FnMut(StepId) -> Fut,
     Fut: Future,
 {
     let future = {
-        let _entered = enter(Place::Step);
+        let _entered = enter(Polled::Step);
         compute(id)
     };
     let mut future = pin!(future);
     std::future::poll_fn(|context| {
-        let _entered = enter(Place::Step);
+        let _entered = enter(Polled::Step);
         future.as_mut().poll(context)
     })
     .await

@@ -13,8 +13,8 @@ use forebay_messages::{
 
 use super::{
     Ended, Journal, OperationError,
-    current::{BranchId, Place, place},
-    state::{Intent, Placed},
+    current::{BranchId, Polled, polled},
+    state::{Intent, IssuedKey},
 };
 
 /// An issued operation. Dropping it drops the operation.
@@ -31,9 +31,9 @@ pub(super) struct Ticket {
 impl Journal {
     /// The branch that is polled on this thread, if it is one of this attempt.
     pub(super) fn branch(&self, name: &str) -> Result<BranchId, OperationError> {
-        match place() {
-            Place::Branch { slot, branch } if slot == self.slot => Ok(branch),
-            Place::Step => Err(OperationError::InsideOfStep { name: name.to_owned() }),
+        match polled() {
+            Polled::Branch { slot, branch } if slot == self.slot => Ok(branch),
+            Polled::Step => Err(OperationError::InsideOfStep { name: name.to_owned() }),
             _ => Err(OperationError::OutsideOfHandler { name: name.to_owned() }),
         }
     }
@@ -45,7 +45,7 @@ impl Journal {
         intent: Intent,
     ) -> Result<Ticket, OperationError> {
         let branch = self.branch(&name)?;
-        let Placed { key, run, is_new } = self.state().issue(branch, &name, intent)?;
+        let IssuedKey { key, run, is_new } = self.state().issue(branch, &name, intent)?;
         let id = self.step_id(key, run);
         Ok(Ticket { journal: self, branch, name, id, is_new })
     }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use forebay_engine::partition::{apply::apply, state::State, store::Tables};
+use forebay_engine::partition::{apply::apply, state::PartitionState, store::Tables};
 use forebay_messages::{
     AttemptToken, EntryId, Epoch, Outcome, PartitionId, PartitionKey, Record, Timestamp,
     VQueueName,
@@ -113,7 +113,7 @@ fn name(n: u64) -> VQueueName {
 fn lives(dir: &Path, batch: usize, vqueues: u64) -> Done {
     let store = Store::open(&dir.join(format!("lives-{batch}-{vqueues}")), &Medium::disk())?;
     let store = store.partition(P)?;
-    let mut state = State::load(&store.begin()?)?;
+    let mut state = PartitionState::load(&store.begin()?)?;
     let (mut lives, mut rows, mut bytes) = (0, 0, 0);
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(3) {
@@ -198,7 +198,7 @@ fn puts(dir: &Path, batch: u64) -> Done {
 fn drain(dir: &Path) -> Done {
     const ENTRIES: u64 = 1_000_000;
     let store = Store::open(&dir.join("drain"), &Medium::disk())?.partition(P)?;
-    let mut state = State::load(&store.begin()?)?;
+    let mut state = PartitionState::load(&store.begin()?)?;
     let start = Instant::now();
     for chunk in 0..ENTRIES / 1_000 {
         let mut txn = store.begin()?;
@@ -295,7 +295,7 @@ fn many_vqueues(dir: &Path) -> Done {
     const VQUEUES: u64 = 1_000_000;
     let path = dir.join("many");
     let store = Store::open(&path, &Medium::disk())?.partition(P)?;
-    let mut state = State::load(&store.begin()?)?;
+    let mut state = PartitionState::load(&store.begin()?)?;
     let start = Instant::now();
     for chunk in 0..VQUEUES / 1_000 {
         let mut txn = store.begin()?;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use forebay_engine::partition::state::State;
+use forebay_engine::partition::state::PartitionState;
 use forebay_messages::{Lsn, PartitionId};
 use forebay_storage::{
     log::LogStore,
@@ -31,7 +31,7 @@ impl Drop for Release {
 /// Rows that the log continues from; holds off trimming until the replica has subscribed.
 pub(crate) struct StartRows {
     pub(crate) store: PartitionStore,
-    pub(crate) state: State,
+    pub(crate) state: PartitionState,
     pub(crate) hold: Option<Release>,
 }
 
@@ -63,7 +63,7 @@ impl RowSource {
         log: LogHandle,
     ) -> Result<StartRows, NodeError> {
         let store = self.store.partition(partition)?;
-        let state = State::load(&store)?;
+        let state = PartitionState::load(&store)?;
         if self.gap_after(partition, state.applied_lsn).is_none() {
             return Ok(StartRows { store, state, hold: None });
         }
@@ -78,7 +78,7 @@ impl RowSource {
         let through = self.registry.blocking(move || to.take_over(&from)).await??;
         tracing::info!(%partition, %applied, %through, "rows were taken over from another node");
         let store = self.store.partition(partition)?;
-        let state = State::load(&store)?;
+        let state = PartitionState::load(&store)?;
         match self.gap_after(partition, state.applied_lsn) {
             Some(first) => Err(NodeError::Gap { partition, applied: through, first }),
             None => Ok(StartRows { store, state, hold: Some(hold) }),

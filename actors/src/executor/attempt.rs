@@ -24,7 +24,7 @@ use tracing::{Instrument, Span, level_filters::LevelFilter};
 
 use super::{
     AttemptContext, Cancel, Handler, HandlerFuture, Means, Pulse, SNOOZE_MIN,
-    running::{Guard, Key},
+    running::{AttemptKey, Guard},
 };
 
 /// An attempt that is registered and not polled yet.
@@ -40,7 +40,7 @@ pub(super) struct Prepared {
 pub(super) type AttemptFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Prepared {
-    pub(super) fn key(&self) -> Key {
+    pub(super) fn key(&self) -> AttemptKey {
         (self.run.entry, self.run.token)
     }
 

@@ -27,11 +27,9 @@ use forebay_engine::{
         read::JournalRead,
     },
 };
-use forebay_messages::{
-    AttemptToken, EntryId, PartitionKey, Timestamp, VQueueName, actor::AttemptEnd,
-};
+use forebay_messages::{AttemptToken, EntryId, Timestamp, VQueueName, actor::AttemptEnd};
 
-use crate::{host::Host, shell::Ref};
+use crate::{host::Host, shell::Ref, table::KeyRange};
 
 use attempt::Prepared;
 use handlers::Handlers;
@@ -202,24 +200,20 @@ impl Executor {
     }
 
     /// Drops the handlers of a partition's entries; returns their number.
-    pub(crate) fn abort_range(&self, first: PartitionKey, last: PartitionKey) -> u32 {
-        self.shared.abort_range(Some((first, last)));
-        u32::try_from(self.shared.count((first, last))).unwrap_or(u32::MAX)
+    pub(crate) fn abort_range(&self, range: KeyRange) -> u32 {
+        self.shared.abort_range(Some(range));
+        u32::try_from(self.shared.count(range)).unwrap_or(u32::MAX)
     }
 
     /// Waits until no handler of a partition's entries runs. Cancel-safe.
-    pub(crate) fn range_idle(
-        &self,
-        first: PartitionKey,
-        last: PartitionKey,
-    ) -> impl Future<Output = ()> + Send + 'static {
+    pub(crate) fn range_idle(&self, range: KeyRange) -> impl Future<Output = ()> + Send + 'static {
         let shared = Arc::clone(&self.shared);
-        async move { shared.wait_for(|shared| shared.count((first, last)) == 0).await }
+        async move { shared.wait_for(|shared| shared.count(range) == 0).await }
     }
 
     /// The running attempts of a partition's entries.
-    pub(crate) fn list(&self, first: PartitionKey, last: PartitionKey) -> Vec<KnownAttempt> {
-        self.shared.list((first, last))
+    pub(crate) fn list(&self, range: KeyRange) -> Vec<KnownAttempt> {
+        self.shared.list(range)
     }
 
     /// Another actor of a partition replaces one that died: it is notified when these attempts are

@@ -18,9 +18,7 @@ use std::{
 
 use dashmap::DashMap;
 use forebay_engine::partition::machine::{AttemptNews, KnownAttempt, PartitionInput};
-use forebay_messages::{
-    AttemptToken, EntryId, PartitionKey, VQueueId, VQueueName, actor::AttemptEnd,
-};
+use forebay_messages::{AttemptToken, EntryId, VQueueId, VQueueName, actor::AttemptEnd};
 use rustc_hash::FxBuildHasher;
 use tokio::sync::Notify;
 
@@ -33,13 +31,11 @@ use super::{
 use crate::{
     host::{Host, Spawned},
     shell::Ref,
+    table::KeyRange,
 };
 
 /// Identifies an attempt.
-pub(super) type Key = (EntryId, AttemptToken);
-
-/// A range of keys, inclusive.
-pub(super) type Range = (PartitionKey, PartitionKey);
+pub(super) type AttemptKey = (EntryId, AttemptToken);
 
 /// State of an attempt until its handler is gone.
 pub(super) struct Running {
@@ -106,7 +102,7 @@ pub(super) struct Shared {
     /// Number of threads that poll spawned futures.
     pub(super) threads: usize,
     wakeup_timer: Arc<WakeupTimer>,
-    running: DashMap<Key, Running, FxBuildHasher>,
+    running: DashMap<AttemptKey, Running, FxBuildHasher>,
     /// Number of registered attempts whose end was not reported yet.
     alive: AtomicUsize,
     /// Number of attempts that were aborted and have not stopped. While it is zero, which is nearly
@@ -155,14 +151,14 @@ impl Shared {
     }
 
     /// Called before the future exists, so that its end always finds the registration.
-    pub(super) fn register(self: &Arc<Self>, key: Key, running: Running) -> Guard {
+    pub(super) fn register(self: &Arc<Self>, key: AttemptKey, running: Running) -> Guard {
         self.alive.fetch_add(1, Ordering::AcqRel);
         self.running.insert(key, running);
         Guard { shared: Arc::clone(self), key, ended: None }
     }
 
     /// Whether an attempt was not aborted since it was registered.
-    pub(super) fn is_wanted(&self, key: Key) -> bool {
+    pub(super) fn is_wanted(&self, key: AttemptKey) -> bool {
         self.stopping.load(Ordering::Acquire) == 0
             || self.running.get(&key).is_some_and(|known| !known.is_aborted)
     }
@@ -221,11 +217,11 @@ impl Shared {
     }
 
     /// Spawns an attempt that was polled as its own task.
-    pub(super) fn spawn_begun(&self, key: Key, begun: AttemptFuture) {
+    pub(super) fn spawn_begun(&self, key: AttemptKey, begun: AttemptFuture) {
         self.runs_in(key, self.host.spawn(begun));
     }
 
-    fn runs_in(&self, key: Key, task: Spawned) {
+    fn runs_in(&self, key: AttemptKey, task: Spawned) {
         let mut task = Some(task);
         if let Some(mut known) = self.running.get_mut(&key)
             && !known.is_aborted
@@ -238,7 +234,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn cancel(&self, key: Key) {
+    pub(super) fn cancel(&self, key: AttemptKey) {
         if let Some(mut running) = self.running.get_mut(&key) {
             running.is_canceled = true;
             running.cancel.cancel();
@@ -252,7 +248,7 @@ impl Shared {
     }
 
     /// Aborts an attempt. The requester is notified when it has stopped.
-    pub(super) fn abort(&self, key: Key) {
+    pub(super) fn abort(&self, key: AttemptKey) {
         let Some(mut running) = self.running.get_mut(&key) else { return };
         if std::mem::replace(&mut running.is_aborted, true) {
             return;
@@ -278,19 +274,19 @@ impl Shared {
     }
 
     /// Aborts the attempts with entries in a range, or all.
-    pub(super) fn abort_range(&self, range: Option<Range>) {
+    pub(super) fn abort_range(&self, range: Option<KeyRange>) {
         let keys: Vec<_> = self.running.iter().map(|running| *running.key()).collect();
-        let is_meant = |key: &Key| range.is_none_or(|range| is_in(range, key));
+        let is_meant = |key: &AttemptKey| range.is_none_or(|range| is_in(range, key));
         keys.into_iter().filter(is_meant).for_each(|key| self.abort(key));
     }
 
     /// Number of running attempts with entries in a range.
-    pub(super) fn count(&self, range: Range) -> usize {
+    pub(super) fn count(&self, range: KeyRange) -> usize {
         self.running.iter().filter(|running| is_in(range, running.key())).count()
     }
 
     /// The running attempts with entries in a range.
-    pub(super) fn list(&self, range: Range) -> Vec<KnownAttempt> {
+    pub(super) fn list(&self, range: KeyRange) -> Vec<KnownAttempt> {
         let running = self.running.iter().filter(|running| is_in(range, running.key()));
         let mut found: Vec<_> = running
             .map(|running| {
@@ -313,7 +309,7 @@ impl Shared {
     }
 
     /// Notifies an attempt about its journal, at once if it listens.
-    pub(super) fn tell(&self, key: Key, news: AttemptNews) {
+    pub(super) fn tell(&self, key: AttemptKey, news: AttemptNews) {
         let delivery = {
             let Some(mut running) = self.running.get_mut(&key) else { return };
             running.notifications.get_or_insert_default().deliver(news)
@@ -326,14 +322,14 @@ impl Shared {
     }
 
     /// From here on an attempt gets notifications about its journal at once.
-    pub(super) fn listen(&self, key: Key, listener: Arc<dyn Listen>) {
+    pub(super) fn listen(&self, key: AttemptKey, listener: Arc<dyn Listen>) {
         if let Some(mut running) = self.running.get_mut(&key) {
             running.notifications.get_or_insert_default().open(listener);
         }
     }
 
     /// Sends to the partition of an attempt, unless it was aborted.
-    pub(super) fn to_partition(&self, key: Key, input: PartitionInput) {
+    pub(super) fn to_partition(&self, key: AttemptKey, input: PartitionInput) {
         let reply_to = match self.running.get(&key) {
             Some(running) if !running.is_aborted => running.reply_to.clone(),
             _ => return,
@@ -341,13 +337,13 @@ impl Shared {
         reply_to.send(input);
     }
 
-    pub(super) fn name(&self, key: Key) -> Option<Arc<VQueueName>> {
+    pub(super) fn name(&self, key: AttemptKey) -> Option<Arc<VQueueName>> {
         self.running.get(&key).map(|known| Arc::clone(&known.name))
     }
 
     /// Releases the places of an aborted attempt that has stopped: attempts that waited for them
     /// may start.
-    fn release_places(&self, key: Key, name: &VQueueName) {
+    fn release_places(&self, key: AttemptKey, name: &VQueueName) {
         let mut free = Vec::new();
         {
             let mut taken = self.taken();
@@ -364,14 +360,14 @@ impl Shared {
     }
 }
 
-fn is_in((first, last): Range, (entry, _): &Key) -> bool {
-    (first..=last).contains(&entry.partition_key)
+fn is_in(range: KeyRange, (entry, _): &AttemptKey) -> bool {
+    range.contains(entry.partition_key)
 }
 
 /// Dropped with the future of a handler, after it.
 pub(super) struct Guard {
     shared: Arc<Shared>,
-    key: Key,
+    key: AttemptKey,
     /// Its result, if it has ended by itself.
     pub(super) ended: Option<AttemptEnd>,
 }

@@ -6,7 +6,9 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use forebay_messages::{Epoch, VQueueName, command::SuspendAttempt, journal::KeyParts};
+use forebay_messages::{
+    Epoch, PartitionKey, VQueueName, command::SuspendAttempt, journal::KeyParts,
+};
 use tokio::sync::Notify;
 
 use super::*;

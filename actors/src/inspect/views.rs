@@ -40,7 +40,7 @@ fn glance(
     let replica = registry.replica(id)?.rows;
     let status = registry.status(id);
     let stopped = status.as_ref().and_then(|status| status.stopped.clone());
-    let stored = forebay_engine::partition::state::State::load(&replica.store)?;
+    let stored = forebay_engine::partition::state::PartitionState::load(&replica.store)?;
     let known = stored.leader_epoch.0;
     let role = status.map(|status| status.role);
     let (open, epoch) = match (&stopped, &role) {

@@ -250,9 +250,9 @@ impl Partitions {
             Err(NodeError::UnknownPartition(_)) => Ok(()),
             stopped => stopped,
         };
-        if let Some(KeyRange { first, last }) = range {
+        if let Some(range) = range {
             // Its keys may soon have another owner.
-            let idle = self.executor.range_idle(first, last);
+            let idle = self.executor.range_idle(range);
             if tokio::time::timeout(STOPPED_WITHIN, idle).await.is_err() {
                 tracing::warn!(%partition, "handlers of a dropped partition do not stop");
             }

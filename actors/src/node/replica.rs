@@ -15,7 +15,7 @@ use forebay_engine::{
     leadership::{BACKOFF_MAX_MS, Leadership, LeadershipInput, Restarts, Role},
     partition::{
         machine::{Answer, Partition, PartitionConfig, PartitionInput, VQueueLimits},
-        state::State,
+        state::PartitionState,
     },
     rules::BookVersion,
 };
@@ -64,10 +64,10 @@ impl Replica {
     /// slots of the node's capacity then.
     fn leave(&self) {
         let Self { row, executor, registry, .. } = self;
-        let running = executor.abort_range(row.first, row.last);
+        let running = executor.abort_range(row.range());
         registry.leave_capacity(row.id, running);
         if running > 0 {
-            let idle = executor.range_idle(row.first, row.last);
+            let idle = executor.range_idle(row.range());
             let (registry, id) = (Arc::clone(registry), row.id);
             executor.host().spawn_as("leave", async move {
                 idle.await;
@@ -90,7 +90,7 @@ struct LocalReplica {
 pub(crate) fn start(
     world: &World,
     replica: Replica,
-    state: State,
+    state: PartitionState,
     sender: oneshot::Sender<Result<(), NodeError>>,
 ) {
     let source = Arc::clone(replica.registry.clock());
@@ -107,7 +107,7 @@ impl LocalReplica {
     /// Starts the actors of a replica over rows with this state.
     fn spawn(
         self: &Rc<Self>,
-        state: State,
+        state: PartitionState,
         replayed: impl FnOnce(Result<(), LogError>) + Send + 'static,
     ) {
         let Replica { row, registry, store, .. } = &self.replica;
@@ -128,7 +128,7 @@ impl LocalReplica {
         let performer = self.partition_performer(state, &links, &progress);
         let on_death = self.on_death(PARTITION, &is_over);
         // Attempts of a previous actor. They were aborted.
-        let left = self.replica.executor.list(row.first, row.last);
+        let left = self.replica.executor.list(row.range());
         let machine = Partition::new(config, applied).with_stopping(left.clone());
         let partition = self.world.spawn("partition", machine, performer, on_death);
         self.replica.executor.hand_over(&left, &partition.address);
@@ -162,7 +162,7 @@ impl LocalReplica {
 
     fn partition_performer(
         &self,
-        state: State,
+        state: PartitionState,
         links: &Rc<Links>,
         progress: &Arc<AtomicU64>,
     ) -> PartitionPerformer {
@@ -251,7 +251,7 @@ impl LocalReplica {
             replica.supervisor.stop();
             replica.partition.stop();
         }
-        let running = executor.abort_range(row.first, row.last);
+        let running = executor.abort_range(row.range());
         registry.leave_capacity(id, running);
         if let (Some(shared), Some(Role::Candidate { epoch } | Role::Leader { epoch, .. })) =
             (registry.shared(), registry.status(id).map(|status| status.role))
@@ -276,7 +276,7 @@ impl LocalReplica {
             // It was dropped, or the node is gone.
             return;
         }
-        match State::load(store) {
+        match PartitionState::load(store) {
             Ok(state) => {
                 let registry = Arc::clone(registry);
                 self.spawn(state, move |replayed| {

@@ -27,7 +27,7 @@ use forebay_engine::{
         apply::{self, Applied},
         machine::{AppendRefusal, AppliedBatch, Partition, PartitionEffect, PartitionInput},
         read,
-        state::State,
+        state::PartitionState,
         store::{JournalRows as _, TablesError},
     },
     rules::BookVersion,
@@ -61,7 +61,7 @@ pub(crate) struct PartitionPerformer {
     pub(crate) clock: Arc<SteadyClock>,
     pub(crate) links: Rc<Links>,
     pub(crate) store: PartitionStore,
-    pub(crate) state: State,
+    pub(crate) state: PartitionState,
     pub(crate) log: LogHandle,
     pub(crate) executor: Arc<dyn Execute>,
     /// Where commands to other partitions run.

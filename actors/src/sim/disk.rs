@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use forebay_engine::partition::{apply::apply, state::State};
+use forebay_engine::partition::{apply::apply, state::PartitionState};
 use forebay_messages::{Lsn, PartitionId};
 use forebay_storage::{
     Fault, Medium,
@@ -112,7 +112,7 @@ impl Disk {
     /// [`NodeError`]; also when the log was trimmed.
     pub fn replay(&self, partition: PartitionId) -> Result<Digest, NodeError> {
         let rows = Store::open(&self.path, &Medium::memory()?)?.partition(partition)?;
-        let mut state = State::load(&rows)?;
+        let mut state = PartitionState::load(&rows)?;
         let mut next = Lsn(1);
         loop {
             let batch = self.log.inner().read(partition, next, REPLAY_RECORDS, usize::MAX)?;

@@ -1,7 +1,7 @@
 //! The part of a partition's state that is kept in memory in addition to its rows.
 //!
-//! Must always hold: it equals what [`State::load`] would read from the committed rows, which are
-//! the source of truth.
+//! Must always hold: it equals the result of [`PartitionState::load`] over the committed rows,
+//! which are the source of truth.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(super) const JOURNAL_FORMAT: u64 = 3;
 
 /// Counters and the rule book of a partition.
 #[derive(Debug)]
-pub struct State {
+pub struct PartitionState {
     /// LSN of the last applied record.
     pub applied_lsn: Lsn,
     /// Epoch of the current leader.
@@ -45,7 +45,7 @@ pub struct State {
     pub(super) backlog: Option<Backlog>,
 }
 
-impl State {
+impl PartitionState {
     /// Reads the state of a partition from its rows; a new partition has none.
     ///
     /// # Errors

@@ -102,7 +102,7 @@ pub fn check_supported(changes: &[RuleChange]) -> Result<(), ChangeError> {
     for RuleChange { pattern, change, .. } in changes {
         let (Change::Create(patch) | Change::Patch(patch)) = change else { continue };
         let limits = patch.limits;
-        if limits.is_zero {
+        if limits.concurrency_is_zero {
             return Err(ChangeError::ZeroConcurrency { pattern: pattern.clone() });
         }
         if let Edit::Set(rate) = limits.rate {

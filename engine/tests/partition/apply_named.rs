@@ -11,7 +11,7 @@ use forebay_engine::partition::{
     machine::backoff,
     mem::MemTables,
     rows::{FsmSlot, Stage},
-    state::State,
+    state::PartitionState,
     store::put_fsm_number,
 };
 use forebay_messages::{
@@ -437,7 +437,7 @@ fn a_damaged_or_older_rule_book_is_ignored() {
 
 fn error_of(command: Option<Command>) -> ApplyError {
     let (mut tables, mut applied) = (MemTables::default(), Vec::new());
-    let mut state = State::load(&tables).unwrap();
+    let mut state = PartitionState::load(&tables).unwrap();
     let record = Arc::new(Record { keys: None, producer: None, created_at: Timestamp(1), command });
     apply(&mut state, &mut tables, Lsn(1), &record, &mut applied).unwrap_err()
 }
@@ -451,16 +451,16 @@ fn an_older_binary_stops_at_an_unknown_command() {
     assert!(matches!(error_of(None), ApplyError::UnknownCommand));
     let mut tables = MemTables::default();
     put_fsm_number(&mut tables, FsmSlot::MinVersion, FORMAT_VERSION + 1);
-    assert!(matches!(State::load(&tables), Err(ApplyError::TooNew { .. })));
+    assert!(matches!(PartitionState::load(&tables), Err(ApplyError::TooNew { .. })));
     tables.fsm.insert(FsmSlot::MinVersion, Bytes::from_static(b"short"));
-    assert!(matches!(State::load(&tables), Err(ApplyError::Tables(_))));
+    assert!(matches!(PartitionState::load(&tables), Err(ApplyError::Tables(_))));
 }
 
 #[test]
 #[should_panic(expected = "one after the other")]
 fn records_are_never_skipped() {
     let (mut tables, mut applied) = (MemTables::default(), Vec::new());
-    let mut state = State::load(&tables).unwrap();
+    let mut state = PartitionState::load(&tables).unwrap();
     let record = record(1, None, Command::Kill(these(&[1])));
     let _ = apply(&mut state, &mut tables, Lsn(2), &record, &mut applied);
 }

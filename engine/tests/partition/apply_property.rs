@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use forebay_engine::partition::{apply::Reply, rows::FsmSlot, state::State};
+use forebay_engine::partition::{apply::Reply, rows::FsmSlot, state::PartitionState};
 use forebay_messages::Record;
 use proptest::{prelude::*, test_runner::FileFailurePersistence};
 
@@ -91,7 +91,7 @@ proptest! {
         }
         prop_assert_eq!(&third.tables, &first.tables);
         prop_assert_eq!(third.tables.digest(), first.tables.digest());
-        let loaded = State::load(&third.tables).unwrap();
+        let loaded = PartitionState::load(&third.tables).unwrap();
         prop_assert_eq!(format!("{loaded:?}"), format!("{:?}", first.state));
     }
 }

@@ -8,7 +8,7 @@ use forebay_engine::{
         apply::{Acted, Applied, Reply, Skip, apply},
         mem::MemTables,
         rows::EntryRow,
-        state::State,
+        state::PartitionState,
     },
     rules::{MAX_RULES_PER_BOOK, RuleBook, RulePatch},
 };
@@ -121,7 +121,7 @@ pub(crate) fn token(epoch: u64, seq: u64) -> AttemptToken {
 /// Rows and state, checked after every record.
 #[derive(Debug)]
 pub(crate) struct Replica {
-    pub(crate) state: State,
+    pub(crate) state: PartitionState,
     pub(crate) tables: MemTables,
     /// The effects of the last record.
     pub(crate) applied: Vec<Applied>,
@@ -136,7 +136,7 @@ impl Replica {
 
     /// A replica (re)started over these rows.
     pub(crate) fn over(tables: MemTables) -> Self {
-        let state = State::load(&tables).unwrap();
+        let state = PartitionState::load(&tables).unwrap();
         let shadow = Shadow::of(&tables);
         Self { state, tables, applied: Vec::new(), shadow, tokens: 0 }
     }

@@ -48,7 +48,7 @@ use thiserror::Error;
 pub use super::backlog::BacklogFull;
 use super::{
     rows::{DedupKey, DedupRow, FsmSlot},
-    state::State,
+    state::PartitionState,
     store::{Tables, TablesError, put_fsm_number},
 };
 pub use act::{
@@ -278,7 +278,7 @@ pub enum Applied {
 /// Everything needed to apply one record.
 pub(super) struct Context<'a, T: Tables> {
     /// State in memory.
-    pub(super) state: &'a mut State,
+    pub(super) state: &'a mut PartitionState,
     /// The tables, with the writes of this batch.
     pub(super) tables: &'a mut T,
     /// The record's time.
@@ -303,7 +303,7 @@ pub(super) struct Context<'a, T: Tables> {
 /// # Panics
 /// When the LSN does not follow the last applied one: records were skipped.
 pub fn apply<T: Tables>(
-    state: &mut State,
+    state: &mut PartitionState,
     tables: &mut T,
     lsn: Lsn,
     record: &Arc<Record>,
@@ -374,7 +374,7 @@ fn dispatch<T: Tables>(
 
 /// Drops records that were already applied and records of an older leader.
 fn refuse_duplicate<T: Tables>(
-    state: &mut State,
+    state: &mut PartitionState,
     tables: &mut T,
     record: &Record,
 ) -> Result<Option<Reply>, ApplyError> {

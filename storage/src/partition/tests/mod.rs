@@ -13,7 +13,7 @@ use forebay_engine::partition::{
     apply::apply,
     mem::MemTables,
     rows::RunningRow,
-    state::State,
+    state::PartitionState,
     store::{Rows as _, Tables as _},
 };
 use forebay_messages::{
@@ -78,7 +78,7 @@ pub(super) fn enqueue(n: u64, name: &VQueueName) -> Arc<Record> {
 
 /// Applies the missing records to the store, in batches of `batch`.
 pub(super) fn catch_up(store: &PartitionStore, log: &[Arc<Record>], batch: usize) {
-    let mut state = State::load(&store.begin().unwrap()).unwrap();
+    let mut state = PartitionState::load(&store.begin().unwrap()).unwrap();
     assert_eq!(state.applied_lsn, store.applied_lsn().unwrap());
     while (state.applied_lsn.0 as usize) < log.len() {
         let mut txn = store.begin().unwrap();

@@ -248,7 +248,7 @@ type Outcomes = BTreeMap<Lsn, (Reply, Vec<Applied>)>;
 
 /// One replica in memory, the reference.
 struct Model {
-    state: State,
+    state: PartitionState,
     tables: MemTables,
     log: Vec<Arc<Record>>,
     outcomes: Outcomes,
@@ -257,7 +257,7 @@ struct Model {
 impl Model {
     fn new() -> Self {
         let tables = MemTables::default();
-        let state = State::load(&tables).unwrap();
+        let state = PartitionState::load(&tables).unwrap();
         Self { state, tables, log: Vec::new(), outcomes: Outcomes::new() }
     }
 
@@ -278,7 +278,7 @@ impl Model {
 }
 
 /// Applies all missing records in one batch, and compares the results.
-fn commit(store: &PartitionStore, state: &mut State, model: &Model) {
+fn commit(store: &PartitionStore, state: &mut PartitionState, model: &Model) {
     let mut txn = store.begin().unwrap();
     while state.applied_lsn < model.state.applied_lsn {
         let lsn = state.applied_lsn.next();
@@ -292,7 +292,7 @@ fn commit(store: &PartitionStore, state: &mut State, model: &Model) {
 
 /// The same, and drops the batch. The state in memory is unusable after that.
 fn abandon(store: &PartitionStore, model: &Model) {
-    let mut state = State::load(store).unwrap();
+    let mut state = PartitionState::load(store).unwrap();
     let mut txn = store.begin().unwrap();
     while state.applied_lsn < model.state.applied_lsn {
         let lsn = state.applied_lsn.next();
@@ -351,7 +351,7 @@ fn run(steps: &[Step]) {
     let open = || Store::open(Path::new("/store"), &medium).unwrap().partition(P).unwrap();
     let mut model = Model::new();
     let mut store = open();
-    let mut state = State::load(&store.begin().unwrap()).unwrap();
+    let mut state = PartitionState::load(&store.begin().unwrap()).unwrap();
     for step in steps {
         let seq = model.log.len() as u64 + 1;
         match step {
@@ -369,7 +369,7 @@ fn run(steps: &[Step]) {
                 drop(store);
                 store = open();
                 // Records that were not committed or flushed are applied again.
-                state = State::load(&store.begin().unwrap()).unwrap();
+                state = PartitionState::load(&store.begin().unwrap()).unwrap();
             }
             step => {
                 if let Some(command) = command(step, seq, &model.tables) {
