@@ -30,11 +30,10 @@ use crate::{
     down::Down,
     error::NodeError,
     host::Host,
-    partition::dropped::end_calls_into,
     peers::ReplicaRows,
     rules::known::RuleBooks,
     shell::{Child, Clock, Look, Ref},
-    table::PartitionTable,
+    table::{KeyRange, PartitionTable},
     unserved::Unserved,
 };
 
@@ -183,9 +182,8 @@ impl Registry {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the routing table, and notifies the shuffles. Ends calls into ranges that were
-    /// removed.
-    pub(crate) fn change_table(self: &Arc<Self>, change: impl FnOnce(&mut PartitionTable)) {
+    /// Changes the routing table; returns the removed ranges. [`Self::send_routes`] must follow.
+    pub(crate) fn change_table(&self, change: impl FnOnce(&mut PartitionTable)) -> Vec<KeyRange> {
         let before = {
             let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
             let before = table.rows.clone();
@@ -194,10 +192,11 @@ impl Registry {
         };
         let partitions = self.partitions();
         let gone = before.into_iter().filter(|row| !partitions.contains(&row.id));
-        let gone: Vec<_> = gone.map(|row| row.range()).collect();
-        for partition in partitions {
-            end_calls_into(self, partition, gone.clone());
-        }
+        gone.map(|row| row.range()).collect()
+    }
+
+    /// Notifies the shuffles of a changed routing table.
+    pub(crate) fn send_routes(&self) {
         let routes = self.routes();
         for shuffle in &self.shuffles {
             shuffle.send(ShuffleInput::Routed(routes.clone()));

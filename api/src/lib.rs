@@ -15,7 +15,6 @@ mod explain;
 mod limits;
 mod queues;
 mod request;
-mod response;
 mod rules;
 mod snapshot;
 mod status;
@@ -35,8 +34,7 @@ pub use entries::{
 pub use explain::{BlockView, ExplainView, GovernedView, Reason};
 pub use limits::LimitView;
 pub use queues::{ServiceCounts, UnservedView, VQueueView};
-pub use request::Request;
-pub use response::Response;
+pub use request::{Request, Response};
 pub use rules::{
     AliasView, BookView, GovernsView, KeyImpact, RuleEdit, RuleRefView, RuleView, RulesImpact,
 };

@@ -15,7 +15,7 @@ use forebay_api::EntryFilter;
 use super::{
     args::{ActCommand, EndedArgs, Global, LiveSelection, PauseArgs, RescheduleArgs, Selection},
     ask_error::AskError,
-    exec::summary::EXIT_FAILURES,
+    console::EXIT_FAILURES,
     inspect::{answered, before, services, stage},
     show::json,
 };
@@ -112,7 +112,7 @@ impl Act {
             true => json(&response)?,
             false => as_text(report, what, action.done(), is_named),
         };
-        super::print(text.as_bytes())?;
+        super::console::print(text.as_bytes())?;
         let is_amiss = is_named && report.not_changed > 0;
         Ok(if is_amiss { ExitCode::from(EXIT_FAILURES) } else { ExitCode::SUCCESS })
     }

@@ -4,7 +4,7 @@ use forebay::control::{AliasView, Request};
 
 use super::{
     args::AliasArgs,
-    show::{finish, table},
+    show::format::{finish, table},
 };
 
 /// The request of `forebay alias …`.

@@ -24,8 +24,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     args::{ClusterArgs, ClusterCommand, Global, NodeArgs},
-    exec::summary::EXIT_FAILURES,
-    show::{finish, safe, table},
+    console::EXIT_FAILURES,
+    show::{
+        format::{finish, table},
+        safe,
+    },
 };
 
 /// Pause between two looks at the members.
@@ -68,7 +71,7 @@ pub(super) async fn node(
     let node = Arc::new(ClusterNode::start(config).await?);
     let server = ClusterServer::start(&global.data_dir, &node)?;
     let address = node.address().unwrap_or_else(|| args.listen.clone());
-    super::note(&format!("node {} listens at {address}", args.name));
+    super::console::note(&format!("node {} listens at {address}", args.name));
     tokio::select! {
         ended = node.ended() => ended?,
         _ = terminated.recv() => node.shutdown().await?,
@@ -92,7 +95,7 @@ pub(super) async fn cluster(
             let work = move || recover(&dir, &name, accepts_loss);
             let recovered = tokio::task::spawn_blocking(work).await;
             let recovery = recovered.map_err(|_| ClusterCommandError::Strange)??;
-            Ok(super::print(recovery_text(&recovery, global.json)?.as_bytes())?)
+            Ok(super::console::print(recovery_text(&recovery, global.json)?.as_bytes())?)
         }
         ClusterCommand::Provision { absent, within } => {
             provision(global, absent.clone(), *within).await
@@ -100,7 +103,7 @@ pub(super) async fn cluster(
         ClusterCommand::Status => {
             let status = status(dir).await?;
             let text = if global.json { json(&status)? } else { status_text(&status) };
-            super::print(text.as_bytes())?;
+            super::console::print(text.as_bytes())?;
             Ok(if status.is_healthy { ExitCode::SUCCESS } else { EXIT_FAILURES.into() })
         }
         ClusterCommand::Nodes => {
@@ -110,12 +113,14 @@ pub(super) async fn cluster(
             } else {
                 nodes_text(&status)
             };
-            Ok(super::print(text.as_bytes())?)
+            Ok(super::console::print(text.as_bytes())?)
         }
         ClusterCommand::Remove { node, within } => {
             let request = Request::Remove { node: node.clone(), within_ms: millis(*within) };
             match request_of(dir, request).await? {
-                Answer::Done => Ok(super::print(format!("{node} was removed\n").as_bytes())?),
+                Answer::Done => {
+                    Ok(super::console::print(format!("{node} was removed\n").as_bytes())?)
+                }
                 _ => Err(ClusterCommandError::Strange),
             }
         }
@@ -141,7 +146,7 @@ async fn metadata(
                 (Some(found), false) if has_value => value_text(found),
                 _ => String::new(),
             };
-            super::print(text.as_bytes())?;
+            super::console::print(text.as_bytes())?;
             Ok(if has_value { ExitCode::SUCCESS } else { EXIT_FAILURES.into() })
         }
         ClusterCommand::Keys { prefix, within } => keys(global, prefix, millis(*within)).await,
@@ -155,7 +160,7 @@ async fn metadata(
                 true => format!("{{\"version\":{version}}}\n"),
                 false => format!("version {version}\n"),
             };
-            Ok(super::print(text.as_bytes())?)
+            Ok(super::console::print(text.as_bytes())?)
         }
         _ => Err(ClusterCommandError::Strange),
     }
@@ -188,7 +193,7 @@ async fn keys(
         }
         finish(&table, all.len(), "keys")
     };
-    Ok(super::print(text.as_bytes())?)
+    Ok(super::console::print(text.as_bytes())?)
 }
 
 fn make_bundles(dir: &Path, nodes: &[String], days: u32) -> Result<ExitCode, ClusterCommandError> {
@@ -199,11 +204,11 @@ fn make_bundles(dir: &Path, nodes: &[String], days: u32) -> Result<ExitCode, Clu
     for node in parsed {
         let _ = writeln!(text, "{}", dir.join(node.as_str()).display());
     }
-    super::note(&format!(
+    super::console::note(&format!(
         "copy each directory to its node, and keep {} away from the nodes",
         dir.join("ca-key.pem").display()
     ));
-    Ok(super::print(text.as_bytes())?)
+    Ok(super::console::print(text.as_bytes())?)
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -238,7 +243,7 @@ async fn provision(
     let is_alone = !absent.is_empty();
     let answer = request_of(dir, Request::Provision { absent }).await?;
     let Answer::Provisioned { cluster } = answer else { return Err(ClusterCommandError::Strange) };
-    super::note(&format!("cluster {cluster} is provisioned; its nodes become members"));
+    super::console::note(&format!("cluster {cluster} is provisioned; its nodes become members"));
     let began = Instant::now();
     let last = loop {
         let status = status(dir).await?;
@@ -249,7 +254,7 @@ async fn provision(
         tokio::time::sleep(LOOK_EVERY).await;
     };
     let text = if global.json { json(&last)? } else { status_text(&last) };
-    super::print(text.as_bytes())?;
+    super::console::print(text.as_bytes())?;
     Ok(if last.serves { ExitCode::SUCCESS } else { EXIT_FAILURES.into() })
 }
 

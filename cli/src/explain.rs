@@ -10,7 +10,11 @@ use forebay::{
 };
 use forebay_actors::shell::{Clock, WallClock};
 
-use super::show::{allowed, finish, or_dash, or_none, safe, span, table, time, work};
+use super::show::{
+    allowed,
+    format::{finish, or_dash, or_none, span, table, time},
+    safe, work,
+};
 
 /// Why an entry does not run.
 pub(crate) fn explanation(explained: &ExplainView) -> String {

@@ -50,7 +50,7 @@ async fn ask_all(
         if let Response::Error { message, .. } = part {
             return Err(AskError::Refused(message));
         }
-        if !super::print_more(printer.part(&part)?.as_bytes())? {
+        if !super::console::print_more(printer.part(&part)?.as_bytes())? {
             return Ok(ExitCode::SUCCESS);
         }
         next_page = match part {
@@ -59,10 +59,10 @@ async fn ask_all(
             _ => None,
         };
     }
-    let printed = super::print(printer.end().as_bytes())?;
+    let printed = super::console::print(printer.end().as_bytes())?;
     if let Some(next) = next_page {
         // Separate from the answer, which a program may read.
-        super::note(&format!("there may be more: repeat this with --after {next}"));
+        super::console::note(&format!("there may be more: repeat this with --after {next}"));
     }
     Ok(printed)
 }
@@ -79,7 +79,10 @@ async fn open(global: &Global, request: &Request) -> Result<Control, AskError> {
     };
     if makes_one && !global.data_dir.exists() {
         let control = Control::open_or_create(&global.data_dir).await?;
-        super::note(&format!("made a new data directory at {}", global.data_dir.display()));
+        super::console::note(&format!(
+            "made a new data directory at {}",
+            global.data_dir.display()
+        ));
         return Ok(control);
     }
     Ok(Control::open(&global.data_dir).await?)

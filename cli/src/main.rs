@@ -16,6 +16,7 @@ mod ask_error;
 pub(crate) mod bench;
 mod calls;
 mod cluster;
+mod console;
 pub(crate) mod exec;
 mod explain;
 pub(crate) mod inspect;
@@ -28,22 +29,15 @@ mod show;
 mod snapshot;
 mod top;
 
-use std::{
-    ffi::OsString,
-    io::{self, Write},
-    path::Path,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{ffi::OsString, io, path::Path, process::ExitCode, time::Duration};
 
 use act::Act;
 use args::{Cli, Command, Global};
-use forebay::control::Request;
+use console::{EXIT_FAILURES, EXIT_USAGE, fail, print, unwritten};
 
 use exec::{
     interrupt::{Exit, die_of},
     process::{SPAWNER_ARGUMENT, serve},
-    summary::{EXIT_FAILURES, EXIT_USAGE},
 };
 
 /// Entries are allocated on one thread and freed on another, which is slow with glibc's allocator.
@@ -94,17 +88,14 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Entries(args) => inspect::entries(args),
         Command::Entry(args) => inspect::entry(args),
         Command::Queues(args) => inspect::queues(args),
-        Command::Status => Request::Status,
+        Command::Query(query) => query.request(),
         Command::Snapshot(args) => match snapshot::request(args) {
             Ok(request) => request,
             Err(work) => return done(work.run(&global)),
         },
         Command::Partitions(args) => partitions::request(args),
         Command::Alias(args) => alias::request(args),
-        Command::Explain(args) => Request::Explain { entry: args.entry },
-        Command::Tree(args) => Request::Tree { entry: args.entry },
         Command::Resolve(args) => calls::request(args),
-        Command::Limits(args) => Request::Limits { scope: args.scope.clone(), in_parts: true },
     };
     logging::start(global.log, io::stderr);
     match on_tokio(|| inspect::ask(&global, request)) {
@@ -205,22 +196,6 @@ fn done<E: std::error::Error>(result: Result<ExitCode, E>) -> ExitCode {
     result.unwrap_or_else(|error| fail(&error))
 }
 
-/// Prints `error: …` and returns the exit code of wrong usage or environment.
-pub(crate) fn fail(error: &dyn std::error::Error) -> ExitCode {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        // Many errors already contain their cause.
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    let _ = writeln!(io::stderr().lock(), "error: {text}");
-    ExitCode::from(EXIT_USAGE)
-}
-
 fn completions(shell: clap_complete::Shell) -> io::Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut args::command_line(), "forebay", &mut script);
@@ -231,30 +206,4 @@ fn manual() -> io::Result<ExitCode> {
     let mut page = Vec::new();
     clap_mangen::Man::new(args::command_line()).render(&mut page)?;
     print(&page)
-}
-
-/// A note for the user, separate from the answer, which a program may read.
-fn note(text: &str) {
-    // Standard error may be closed.
-    let _ = writeln!(io::stderr().lock(), "forebay: {text}");
-}
-
-/// Writes to standard output. A reader that closes it early is no error.
-fn print(bytes: &[u8]) -> io::Result<ExitCode> {
-    print_more(bytes).map(|_| ExitCode::SUCCESS)
-}
-
-/// Writes to standard output; whether the reader is still there.
-fn print_more(bytes: &[u8]) -> io::Result<bool> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(unwritten("standard output", &error)),
-    }
-}
-
-/// An error with the file that could not be written.
-fn unwritten(what: &str, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot write {what}: {error}"))
 }

@@ -20,6 +20,7 @@ use thiserror::Error;
 
 use super::{
     args::{Global, OutputArgs},
+    console::{EXIT_FAILURES, note},
     exec::{
         report::{Output, Report},
         results::kept,
@@ -27,9 +28,7 @@ use super::{
             RunId,
             book::{self, BookError},
         },
-        summary::EXIT_FAILURES,
     },
-    note,
 };
 
 /// Why outputs cannot be printed.

@@ -4,7 +4,7 @@ use forebay::{PartitionId, PartitionView, ReplicaRole, control::Request};
 
 use super::{
     args::{PartitionsArgs, PartitionsCommand},
-    show::{finish, table},
+    show::format::{finish, table},
 };
 
 /// The request of `forebay partitions …`.

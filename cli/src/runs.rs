@@ -17,7 +17,7 @@ use super::{
         book::{self, BookError},
     },
     inspect::answered,
-    show::{finish, table, time},
+    show::format::{finish, table, time},
 };
 
 /// Maximum length of a displayed command line, in characters.
@@ -78,7 +78,7 @@ pub(crate) async fn runs(global: &Global) -> Result<ExitCode, RunsError> {
         true => format!("{}\n", serde_json::to_string(&views)?),
         false => as_text(&views),
     };
-    Ok(super::print(text.as_bytes())?)
+    Ok(super::console::print(text.as_bytes())?)
 }
 
 fn view(id: &RunId, identity: &Identity, counts: &ServiceCounts) -> RunView {

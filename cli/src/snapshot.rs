@@ -53,7 +53,7 @@ impl Work {
             true => serde_json::to_string(&manifest)? + "\n",
             false => as_text(&manifest),
         };
-        Ok(super::print(text.as_bytes())?)
+        Ok(super::console::print(text.as_bytes())?)
     }
 }
 
@@ -62,7 +62,7 @@ pub(super) fn as_text(manifest: &SnapshotView) -> String {
     let bytes: u64 = manifest.files.iter().map(|file| file.len).sum();
     let mut text = format!(
         "snapshot of {} by forebay {}: {} files, {bytes} bytes\n",
-        super::show::time(manifest.created_at),
+        super::show::format::time(manifest.created_at),
         manifest.forebay,
         manifest.files.len()
     );

@@ -1,10 +1,8 @@
 //! Patterns and limits, as written in rules and as sent between actors.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr};
 
-use bilrost::Message;
 use bytestring::ByteString;
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -13,7 +11,7 @@ use crate::{
     vqueue::{NameError, Part, check_component},
 };
 
-pub use crate::limits::{Edit, Limits, LimitsPatch};
+pub use crate::limits::{Edit, Limits, LimitsPatch, Rate};
 
 /// One component of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -192,66 +190,6 @@ impl fmt::Display for Pattern {
             }
         }
         Ok(())
-    }
-}
-
-/// A token bucket: work is delayed until a token is available, never dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Message, Serialize, Deserialize)]
-pub struct Rate {
-    /// Number of tokens per period.
-    #[bilrost(1)]
-    pub tokens: u32,
-    /// The period, in milliseconds.
-    #[bilrost(2)]
-    pub period_ms: u64,
-    /// Capacity of the bucket, in tokens.
-    #[bilrost(3)]
-    pub burst: u32,
-}
-
-impl Rate {
-    /// This many tokens per period, and a bucket of the same size. Periods are whole milliseconds,
-    /// rounded up.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// use forebay_messages::rule::Rate;
-    ///
-    /// let rate = Rate::per(100, Duration::from_secs(10)).with_burst(5);
-    /// assert_eq!((rate.tokens, rate.period_ms, rate.burst), (100, 10_000, 5));
-    /// assert_eq!(Rate::per_minute(60).period_ms, 60_000);
-    /// ```
-    #[must_use]
-    pub fn per(tokens: u32, period: Duration) -> Self {
-        let millis = period.as_nanos().div_ceil(1_000_000);
-        let period_ms = u64::try_from(millis).unwrap_or(u64::MAX);
-        Self { tokens, period_ms, burst: tokens }
-    }
-
-    /// This many tokens per second.
-    #[must_use]
-    pub fn per_second(tokens: u32) -> Self {
-        Self::per(tokens, Duration::from_secs(1))
-    }
-
-    /// This many tokens per minute.
-    #[must_use]
-    pub fn per_minute(tokens: u32) -> Self {
-        Self::per(tokens, Duration::from_secs(60))
-    }
-
-    /// This many tokens per hour.
-    #[must_use]
-    pub fn per_hour(tokens: u32) -> Self {
-        Self::per(tokens, Duration::from_secs(3_600))
-    }
-
-    /// Sets the size of the bucket: how many entries may start at once after a pause.
-    #[must_use]
-    pub fn with_burst(mut self, burst: u32) -> Self {
-        self.burst = burst;
-        self
     }
 }
 

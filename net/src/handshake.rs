@@ -187,6 +187,13 @@ async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     .await;
 }
 
+/// Whether a connection of this class may be between these nodes.
+fn may_meet(one: &Identity, other: &Identity, class: Class) -> bool {
+    let is_none = one.cluster == 0 || other.cluster == 0;
+    let is_of_links = matches!(class, Class::Heartbeats | Class::Consensus);
+    one.cluster == other.cluster || (is_none && !is_of_links)
+}
+
 /// The dialling side. `check` checks the identity of the node that answered.
 pub(crate) async fn dial(
     stream: Box<dyn Duplex>,
@@ -209,7 +216,7 @@ pub(crate) async fn dial(
         Reply::Welcome(identity) => {
             let checked = if identity.name != *peer {
                 Err(Refusal::OtherNode(identity.name.to_string()))
-            } else if !identity.may_meet(me, class) {
+            } else if !may_meet(&identity, me, class) {
                 Err(Refusal::OtherCluster)
             } else {
                 check(&identity)
@@ -266,7 +273,7 @@ pub(crate) async fn accept(
         return Err(HandshakeError::Refused(Refusal::Protocol { oldest, newest }));
     };
     let other = stream.certificate().is_some_and(|one| !tls::is_for(one, &identity.name));
-    let checked = if !identity.may_meet(me, class) {
+    let checked = if !may_meet(&identity, me, class) {
         Err(Refusal::OtherCluster)
     } else if other {
         Err(Refusal::OtherCertificate(identity.name.to_string()))
@@ -320,6 +327,31 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_of_no_cluster_asks_and_copies_and_has_no_links() {
+        let of = |cluster| Identity {
+            cluster,
+            name: "a".parse().unwrap(),
+            storage: 1,
+            boot: 1,
+            nonce: 1,
+            address: None,
+        };
+        let meet = |one, other, class| may_meet(&of(one), &of(other), class);
+        for class in [Class::Requests, Class::Bulk, Class::Knock] {
+            assert!(meet(0, 7, class) && meet(7, 0, class) && meet(7, 7, class));
+            assert!(!meet(7, 8, class));
+        }
+        for class in [Class::Heartbeats, Class::Consensus] {
+            assert!(!meet(0, 7, class) && !meet(7, 0, class) && meet(7, 7, class));
         }
     }
 }

@@ -7,8 +7,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::wire::hello::Class;
-
 /// Longest node name, in bytes: the longest label that DNS allows.
 pub const NODE_NAME_LEN_MAX: usize = 63;
 
@@ -70,38 +68,9 @@ pub struct Identity {
     pub address: Option<String>,
 }
 
-impl Identity {
-    /// Whether a connection of this class may be between the two.
-    pub(crate) fn may_meet(&self, other: &Self, class: Class) -> bool {
-        let is_none = self.cluster == 0 || other.cluster == 0;
-        let is_of_links = matches!(class, Class::Heartbeats | Class::Consensus);
-        self.cluster == other.cluster || (is_none && !is_of_links)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_node_of_no_cluster_asks_and_copies_and_has_no_links() {
-        let of = |cluster| Identity {
-            cluster,
-            name: "a".parse().unwrap(),
-            storage: 1,
-            boot: 1,
-            nonce: 1,
-            address: None,
-        };
-        let meet = |one, other, class| of(one).may_meet(&of(other), class);
-        for class in [Class::Requests, Class::Bulk, Class::Knock] {
-            assert!(meet(0, 7, class) && meet(7, 0, class) && meet(7, 7, class));
-            assert!(!meet(7, 8, class));
-        }
-        for class in [Class::Heartbeats, Class::Consensus] {
-            assert!(!meet(0, 7, class) && !meet(7, 0, class) && meet(7, 7, class));
-        }
-    }
 
     #[test]
     fn names_are_dns_labels() {

@@ -195,7 +195,7 @@ impl Builder {
 
     /// Makes actors of this runtime die and their reads fail, as planned by a test.
     #[cfg(feature = "testkit")]
-    pub fn actor_faults(mut self, faults: Arc<crate::testkit::ActorFaults>) -> Self {
+    pub fn actor_faults(mut self, faults: Arc<forebay_actors::host::faults::ActorFaults>) -> Self {
         self.faults = faults.into();
         self
     }

@@ -1,9 +1,10 @@
-//! Rules of style that no compiler checks: layers, file length, headers, plain English, and
-//! statements in documents.
+//! Rules of style that no compiler checks: layers, import circles, file length, headers, plain
+//! English, and statements in documents.
 //!
 //! Owns: reading the checkout. The checks are pure functions from text to complaints in the modules
 //! below, each tested with a bad sample that it must refuse.
 
+mod circles;
 mod documents;
 mod language;
 mod layers;
@@ -99,6 +100,11 @@ fn embedding_brings_no_crate_of_the_command_line() {
     assert!(output.status.success(), "cargo {arguments}: {stderr}");
     assert!(tree.starts_with("forebay v") && tree.contains("\ntokio v"), "{tree}");
     hold("forebay embeds without its command line", &layers::command_line_in_library(&tree));
+}
+
+#[test]
+fn rooms_do_not_import_each_other_in_a_circle() {
+    hold("import circles (docs/architecture.md)", &circles::circles(&files(".rs")));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::{
     error::NodeError,
+    partition::dropped::change_table,
     table::{PartitionTable, Row},
 };
 
@@ -95,13 +96,13 @@ impl Partitions {
     }
 
     fn route_to(&self, row: Row) {
-        self.registry.change_table(|table| {
+        change_table(&self.registry, |table| {
             table.rows.push(row);
             table.rows.sort_by_key(|row| row.first);
         });
     }
 
     fn route_no_more(&self, id: PartitionId) {
-        self.registry.change_table(|table| table.rows.retain(|row| row.id != id));
+        change_table(&self.registry, |table| table.rows.retain(|row| row.id != id));
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     error::NodeError,
     executor::Executor,
     log_writer::LogCommand,
-    partition::refill::RefillPool,
+    partition::{dropped, refill::RefillPool},
     registry::Registry,
     shell::Clock,
     table::{KeyRange, PartitionTable, Row},
@@ -299,7 +299,7 @@ impl Partitions {
             };
             let changed = change(&mut table)?;
             table.store(&*registry.metadata, version)?;
-            registry.change_table(|present| *present = table);
+            dropped::change_table(&registry, |present| *present = table);
             Ok(changed)
         };
         self.registry.blocking(changing).await?

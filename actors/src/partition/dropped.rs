@@ -18,13 +18,22 @@ use crate::{
     access::{propose::propose_by, replies::Credit},
     error::NodeError,
     registry::Registry,
-    table::KeyRange,
+    table::{KeyRange, PartitionTable},
 };
 
 /// Rows of journals read at a time.
 const PAGE_LEN: usize = 1_024;
 /// Wait before a refused command is proposed again.
 const RETRY_WAIT: Duration = Duration::from_millis(100);
+
+/// Changes the routing table, ends calls into removed ranges, and notifies the shuffles.
+pub(crate) fn change_table(registry: &Arc<Registry>, change: impl FnOnce(&mut PartitionTable)) {
+    let gone = registry.change_table(change);
+    for partition in registry.partitions() {
+        end_calls_into(registry, partition, gone.clone());
+    }
+    registry.send_routes();
+}
 
 /// Ends the calls into these ranges, if the partition is led here; in the background.
 pub(crate) fn end_calls_into(

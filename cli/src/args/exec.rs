@@ -45,8 +45,8 @@ pub(crate) struct ExecArgs {
         conflicts_with = "ndjson", value_parser = per_item)]
     pub(crate) per_item: NonZeroUsize,
     /// Let at most N items run at the same time for each scope (scope/l1, scope/l1/l2) that PATTERN
-    /// matches, or `none`; further limits after commas: `rate=10/s`, `burst=30`, `backlog=100`,
-    /// `weight=2`. Stored in the data directory; --jobs applies as well
+    /// matches, or `none`; further limits after commas, by the names of the options of `forebay
+    /// rules set`: `rate=10/s`. Stored in the data directory; --jobs applies as well
     #[arg(long = "rule", value_name = "PATTERN=N[,LIMIT=…]")]
     pub(crate) rules: Vec<RuleArg>,
     /// Run at most this many commands at the same time (default: one per core); `forebay jobs`

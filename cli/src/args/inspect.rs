@@ -2,11 +2,33 @@
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
-use forebay::EntryCursor;
+use clap::{Args, Subcommand, ValueEnum};
+use forebay::{EntryCursor, control::Request};
 use forebay_messages::{EntryId, VQueueId};
 
-use super::{OutcomeArg, values::duration};
+use super::{OutcomeArg, calls::TreeArgs, values::duration};
+
+/// Commands that send one request and print its answer; see `cli/src/show/`.
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum QueryCommand {
+    /// Show partitions, counts and whether a process has the data directory open
+    Status,
+    Explain(ExplainArgs),
+    Tree(TreeArgs),
+    Limits(LimitsArgs),
+}
+
+impl QueryCommand {
+    /// The request.
+    pub(crate) fn request(&self) -> Request {
+        match self {
+            Self::Status => Request::Status,
+            Self::Explain(args) => Request::Explain { entry: args.entry },
+            Self::Tree(args) => Request::Tree { entry: args.entry },
+            Self::Limits(args) => Request::Limits { scope: args.scope.clone(), in_parts: true },
+        }
+    }
+}
 
 /// List the queues that have work
 #[derive(Args, Clone, Debug)]

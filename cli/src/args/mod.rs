@@ -27,21 +27,19 @@ use tracing::level_filters::LevelFilter;
 
 pub(crate) use add::AddArgs;
 pub(crate) use alias::AliasArgs;
-pub(crate) use calls::{ResolveArgs, TreeArgs};
+pub(crate) use calls::ResolveArgs;
 pub(crate) use cluster::{ClusterArgs, ClusterCommand, NodeArgs};
 pub(crate) use control::{
     ActCommand, EndedArgs, LiveSelection, OutcomeArg, PauseArgs, RescheduleArgs, Selection,
 };
 pub(crate) use exec::ExecArgs;
 pub(crate) use halt::HaltArg;
-pub(crate) use inspect::{
-    EntriesArgs, EntryArgs, ExplainArgs, LimitsArgs, OutputArgs, QueuesArgs, StageArg,
-};
+pub(crate) use inspect::{EntriesArgs, EntryArgs, OutputArgs, QueryCommand, QueuesArgs, StageArg};
 pub(crate) use jobs::JobsArgs;
 pub(crate) use partitions::{PartitionsArgs, PartitionsCommand};
-pub(crate) use rules::{PauseTarget, RuleTarget, RulesArgs, RulesCommand};
+pub(crate) use rules::{PauseTarget, RuleArg, RuleTarget, RulesArgs, RulesCommand};
 pub(crate) use upkeep::{BenchArgs, CompletionsArgs, SnapshotArgs, SnapshotCommand, TrimLogArg};
-pub(crate) use values::{BackoffArg, ConcurrencyArg, DelimiterArg, RateArg, RuleArg, ValueError};
+pub(crate) use values::{BackoffArg, ConcurrencyArg, DelimiterArg, RateArg, ValueError};
 
 /// Position in the help: after the options of the subcommand.
 const GLOBAL_ORDER: usize = 900;
@@ -86,14 +84,11 @@ pub(crate) enum Command {
     Queues(QueuesArgs),
     Entries(EntriesArgs),
     Entry(EntryArgs),
-    /// Show partitions, counts and whether a process has the data directory open
-    Status,
+    #[command(flatten)]
+    Query(QueryCommand),
     /// Watch runs, queues and limits, and what blocks them, in a terminal
     Top,
-    Explain(ExplainArgs),
-    Tree(TreeArgs),
     Resolve(ResolveArgs),
-    Limits(LimitsArgs),
     #[command(flatten)]
     Act(ActCommand),
     Partitions(PartitionsArgs),

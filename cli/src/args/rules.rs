@@ -1,9 +1,44 @@
 //! `forebay rules`.
 
-use clap::{Args, Subcommand};
-use forebay_messages::rule::{Edit, LimitsPatch, Pattern, Rate};
+use std::{num::NonZeroU32, str::FromStr};
 
-use super::{ConcurrencyArg, RateArg, values::TestedRule};
+use clap::{Args, Subcommand};
+use forebay_messages::rule::{Edit, LimitsPatch, Pattern, PatternError, Rate};
+use thiserror::Error;
+
+use super::{ConcurrencyArg, RateArg, ValueError};
+
+/// Why a rule as text was refused. clap adds the option.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum RuleError {
+    /// No `=` in a rule.
+    #[error(
+        "a rule is written PATTERN=N, like `tenant-a/*=10`, or with more limits, like \
+         `acme=5,rate=10/s,backlog=100`"
+    )]
+    RuleShape,
+    /// An unknown limit of a rule.
+    #[error(
+        "`{0}` is no limit of a rule: there are concurrency=N (or N alone), rate=N/s, burst=N, \
+         backlog=N and weight=N"
+    )]
+    RuleLimit(String),
+    /// The same limit twice.
+    #[error("`{0}` is given twice for the same rule")]
+    RuleLimitTwice(String),
+    /// A burst without a rate.
+    #[error("`burst` needs a rate beside it, like `acme=rate=10/s,burst=30`")]
+    BurstAlone,
+    /// Other limits where only concurrency is allowed.
+    #[error("only concurrency limits can be tested: write PATTERN=N, or PATTERN=none")]
+    OnlyConcurrency,
+    /// The pattern of a rule.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// A limit of the rule.
+    #[error(transparent)]
+    Value(#[from] ValueError),
+}
 
 /// Show and change the rules that limit how many entries run at the same time
 ///
@@ -124,4 +159,84 @@ pub(crate) struct RulesTestArgs {
     /// List at most this many keys, the most affected ones first
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) limit: usize,
+}
+
+/// One `--rule PATTERN=N`, with further limits after commas: `acme=5,rate=10/s`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RuleArg {
+    /// The pattern.
+    pub(crate) pattern: Pattern,
+    /// The changes; omitted limits stay as they are.
+    pub(crate) limits: LimitsPatch,
+}
+
+impl FromStr for RuleArg {
+    type Err = RuleError;
+
+    fn from_str(text: &str) -> Result<Self, RuleError> {
+        let (pattern, limits) = text.split_once('=').ok_or(RuleError::RuleShape)?;
+        Ok(Self { pattern: pattern.parse()?, limits: rule_limits(limits)? })
+    }
+}
+
+/// The limits of a rule, as written after its pattern.
+fn rule_limits(text: &str) -> Result<LimitsPatch, RuleError> {
+    let mut limits = LimitsPatch::default();
+    let mut burst = None;
+    for limit in text.split(',') {
+        let (name, value) = limit.split_once('=').unwrap_or(("concurrency", limit));
+        let number = || value.parse::<ConcurrencyArg>().map(|ConcurrencyArg(limit)| limit);
+        let is_first = match name {
+            "concurrency" => set(&mut limits.concurrency, number()?),
+            "backlog" => set(&mut limits.backlog, number()?),
+            "weight" => set(&mut limits.weight, number()?),
+            "rate" => set(&mut limits.rate, value.parse::<RateArg>()?.0),
+            "burst" => burst.replace(number()?).is_none(),
+            _ => return Err(RuleError::RuleLimit(name.to_owned())),
+        };
+        if !is_first {
+            return Err(RuleError::RuleLimitTwice(name.to_owned()));
+        }
+    }
+    match (burst, &mut limits.rate) {
+        (None, _) => Ok(limits),
+        (Some(Some(burst)), Edit::Set(rate)) => {
+            rate.burst = burst.get();
+            Ok(limits)
+        }
+        (Some(_), _) => Err(RuleError::BurstAlone),
+    }
+}
+
+/// Sets or removes a limit; whether it was unset before.
+fn set<T>(edit: &mut Edit<T>, value: Option<T>) -> bool {
+    matches!(std::mem::replace(edit, value.into()), Edit::Keep)
+}
+
+/// One rule of `rules test`, which only supports concurrency.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TestedRule {
+    /// The pattern.
+    pub(crate) pattern: Pattern,
+    /// How many may run at the same time.
+    pub(crate) concurrency: Option<NonZeroU32>,
+}
+
+impl FromStr for TestedRule {
+    type Err = RuleError;
+
+    fn from_str(text: &str) -> Result<Self, RuleError> {
+        let RuleArg { pattern, limits } = text.parse()?;
+        let concurrency = match limits.concurrency {
+            Edit::Set(limit) => Some(limit),
+            Edit::Clear => None,
+            Edit::Keep => return Err(RuleError::OnlyConcurrency),
+        };
+        let alone = LimitsPatch { concurrency: limits.concurrency, ..LimitsPatch::default() };
+        if limits == alone {
+            Ok(Self { pattern, concurrency })
+        } else {
+            Err(RuleError::OnlyConcurrency)
+        }
+    }
 }

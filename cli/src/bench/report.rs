@@ -169,7 +169,7 @@ impl Report {
         let mut text = if as_json { serde_json::to_vec(self)? } else { self.text().into_bytes() };
         text.push(b'\n');
         // A reader that closes it early needs no more of it.
-        crate::print(&text).map(drop)
+        crate::console::print(&text).map(drop)
     }
 
     fn text(&self) -> String {

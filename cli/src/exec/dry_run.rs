@@ -10,9 +10,8 @@ use std::{
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::{
-    super::unwritten, feed::Fed, interrupt::Exit, item::Prepared, run::ExecError, summary::Summary,
-};
+use super::{feed::Fed, interrupt::Exit, item::Prepared, run::ExecError, summary::Summary};
+use crate::console::unwritten;
 
 /// Bytes that need no quotes in a shell.
 const PLAIN: &[u8] = b"_-./,:=@%+^";

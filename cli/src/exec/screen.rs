@@ -26,11 +26,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use signal_hook::consts::SIGPIPE;
 
 use super::{
-    super::unwritten,
     interrupt::{How, Stopper},
     progress::{Details, View},
     report::{Output, Report},
 };
+use crate::console::unwritten;
 
 /// Maximum rate of drawing the bar, per second.
 const BAR_HZ: u8 = 10;

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::progress::Clock;
+use crate::console::{EXIT_FAILURES, EXIT_SUCCESS};
 
 /// The results of the items.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -44,13 +45,6 @@ pub(crate) struct Summary {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) signal: Option<i32>,
 }
-
-/// All succeeded.
-pub(crate) const EXIT_SUCCESS: u8 = 0;
-/// Some failed, were skipped, or are left.
-pub(crate) const EXIT_FAILURES: u8 = 1;
-/// Wrong usage or environment.
-pub(crate) const EXIT_USAGE: u8 = 2;
 
 impl Summary {
     /// 0 when all items succeeded, in this run or earlier; otherwise 1. After a signal, as in a

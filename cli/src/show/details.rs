@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     entries::{entry_json, stage_word, work_of},
-    span, time,
+    format::{span, time},
     work::{Work, is_exec, item_of, safe},
 };
 use crate::exec::report::{End, Output, Report};

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{
     columns::{Column, Columns, NONE},
-    or_dash, time,
+    format::{or_dash, time},
     work::{Work, safe},
 };
 
@@ -134,7 +134,7 @@ impl Row<'_> {
                     Some(true) | None => NONE,
                 }
                 .to_owned(),
-                super::next_of(queue),
+                next_of(queue),
             ],
         }
     }
@@ -188,4 +188,21 @@ pub(super) fn stage_word(entry: &EntryView) -> String {
         (Stage::Finished, Some(outcome)) => outcome.to_string(),
         (stage, _) => stage.to_string(),
     }
+}
+
+/// What a queue runs now or next, on one line.
+pub(crate) fn next_of(queue: &VQueueView) -> String {
+    Work::of(&queue.service, queue.payload.as_ref(), None).line()
+}
+
+/// The work of an entry, on one line; its directory, if it has one.
+pub(crate) fn work(entry: &EntryView) -> (String, Option<String>) {
+    let work = work_of(entry);
+    let directory = match &work {
+        Work::Command { job, is_whole: true } => {
+            Some(safe(&String::from_utf8_lossy(&job.directory)))
+        }
+        _ => None,
+    };
+    (work.line(), directory)
 }

@@ -5,22 +5,18 @@
 mod columns;
 mod details;
 mod entries;
+pub(crate) mod format;
 mod rules;
 mod status;
 mod work;
 
-use std::time::Duration;
-
-use comfy_table::{Table, presets::NOTHING};
-use forebay::{
-    Rate,
-    control::{Request, Response},
-};
+use forebay::control::{Request, Response};
 
 use super::ask_error::AskError;
 
+pub(super) use entries::{next_of, work};
 pub(super) use rules::allowed;
-pub(crate) use work::command_line;
+pub(crate) use work::{command_line, safe};
 
 /// Prints the parts of an answer as they arrive.
 pub(crate) struct Printer {
@@ -115,66 +111,4 @@ fn as_text(response: &Response) -> Result<String, AskError> {
         | Response::Acted { .. }
         | Response::Error { .. } => return Err(AskError::Unexpected),
     })
-}
-
-pub(super) use work::safe;
-
-/// What a queue runs now or next, on one line.
-pub(super) fn next_of(queue: &forebay_api::VQueueView) -> String {
-    work::Work::of(&queue.service, queue.payload.as_ref(), None).line()
-}
-
-/// The work of an entry, on one line; its directory, if it has one.
-pub(super) fn work(entry: &forebay::EntryView) -> (String, Option<String>) {
-    let work = entries::work_of(entry);
-    let directory = match &work {
-        work::Work::Command { job, is_whole: true } => {
-            Some(work::safe(&String::from_utf8_lossy(&job.directory)))
-        }
-        _ => None,
-    };
-    (work.line(), directory)
-}
-
-/// A time as ISO 8601 with its zone.
-pub(super) fn time(millis: u64) -> String {
-    let millis = i64::try_from(millis).unwrap_or(i64::MAX);
-    match jiff::Timestamp::from_millisecond(millis) {
-        Ok(time) => {
-            time.to_zoned(jiff::tz::TimeZone::system()).strftime("%FT%T%.3f%:z").to_string()
-        }
-        Err(_) => "never".to_owned(),
-    }
-}
-
-pub(super) fn rate(rate: Rate) -> String {
-    let every = std::time::Duration::from_millis(rate.period_ms);
-    format!("{} per {every:?}, burst {}", rate.tokens, rate.burst)
-}
-
-pub(super) fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_header(header.to_vec());
-    table
-}
-
-pub(super) fn or_dash(text: Option<&String>) -> String {
-    text.map_or_else(|| "-".to_owned(), Clone::clone)
-}
-
-/// A limit.
-pub(super) fn or_none(limit: Option<impl ToString>) -> String {
-    limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string())
-}
-
-pub(super) fn finish(table: &Table, rows: usize, what: &str) -> String {
-    if rows == 0 { format!("no {what}\n") } else { format!("{}\n", table.trim_fmt()) }
-}
-
-/// Time between two points, to the millisecond below a minute and to the second above.
-pub(super) fn span(since: u64, until: u64) -> String {
-    let long = Duration::from_millis(until.saturating_sub(since));
-    let rounded = if long.as_secs() < 60 { long } else { Duration::from_secs(long.as_secs()) };
-    jiff::SignedDuration::try_from(rounded)
-        .map_or_else(|_| format!("{rounded:?}"), |span| format!("{span:#}"))
 }

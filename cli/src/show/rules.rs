@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use forebay::{Limits, control::BookView};
 
-use super::{finish, or_dash, or_none, rate, table, time};
+use super::format::{finish, or_dash, or_none, rate, table, time};
 
 pub(super) fn rule_table(book: &BookView) -> String {
     let mut table = table(&[

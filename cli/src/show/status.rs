@@ -4,7 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use forebay::control::NodeView;
 
-use super::{table, time};
+use super::format::{table, time};
 
 /// Milliseconds from which on a partition's time is shown as ahead of the wall clock.
 const AHEAD_SHOWN_MS: u64 = 1_000;

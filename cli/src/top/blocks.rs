@@ -12,7 +12,7 @@ use super::look::View;
 use crate::{
     exec::runs::{RunId, SERVICE},
     explain,
-    show::span,
+    show::format::span,
 };
 
 /// Counters by key, and the number of running entries.

@@ -3,26 +3,18 @@
 //! Owns: wrappers that fail, tear, delay or fence a chosen call, and a copy of open files as kill
 //! -9 leaves them. Must always hold: a wrapper without planned faults changes nothing.
 
+mod error;
 mod journal;
 mod log;
 mod store;
 
+pub use error::Injected;
+pub(crate) use error::injected;
 pub use journal::{JournalFault, JournalFaults};
 pub use log::{FaultLog, LogFault};
 pub use store::{StoreFault, StoreFaults};
 
-use std::{fs, io, path::Path, sync::Arc};
-
-use crate::{Fault, FaultKind};
-
-/// The text of an injected fault.
-#[derive(Debug, thiserror::Error)]
-#[error("a fault injected by a test")]
-pub struct Injected;
-
-pub(crate) fn injected(action: &'static str, path: &Path) -> Fault {
-    Fault { kind: FaultKind::Other, action, path: path.to_owned(), cause: Arc::new(Injected) }
-}
+use std::{fs, io, path::Path};
 
 /// Copies a directory with open files, as kill -9 would leave it. Nothing may write to it during
 /// the copy.

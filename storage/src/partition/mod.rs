@@ -13,7 +13,6 @@ mod journal_rows;
 mod list;
 mod overlay;
 mod overlays;
-mod reads;
 mod resident;
 mod rows;
 mod scan;

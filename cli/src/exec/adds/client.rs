@@ -18,10 +18,10 @@ use thiserror::Error;
 use super::{Answer, Counts, FrameWriter, Header, VERSION, read_line, send_line, socket};
 use crate::{
     args::{AddArgs, Global},
+    console::{EXIT_FAILURES, EXIT_SUCCESS},
     exec::{
         feed::{self, OpenInputError},
         setup,
-        summary::{EXIT_FAILURES, EXIT_SUCCESS},
     },
 };
 
@@ -208,7 +208,7 @@ fn print_result(
         }
         false => as_text(run, command, counts),
     };
-    crate::print(format!("{text}\n").as_bytes()).map_err(AddError::Output)?;
+    crate::console::print(format!("{text}\n").as_bytes()).map_err(AddError::Output)?;
     let amiss = counts.skipped + counts.failed_before;
     Ok(ExitCode::from(if amiss == 0 { EXIT_SUCCESS } else { EXIT_FAILURES }))
 }
