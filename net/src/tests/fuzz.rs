@@ -59,7 +59,7 @@ fn at_once<T>(future: impl Future<Output = T>) -> T {
     builder.enable_time().start_paused(true).build().unwrap().block_on(future)
 }
 
-/// Writes in pieces, then ends the stream; reads and discards what comes back.
+/// Writes in pieces, then ends the stream; reads and discards the answers.
 async fn write(stream: DuplexStream, bytes: &[u8], piece: usize) {
     let (mut read, mut write) = tokio::io::split(stream);
     let writing = async {
