@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use forebay_net::Way;
+use forebay_net::Conditions;
 
 use super::linearizable::{Call, Condition, History, Put, Returned};
 use super::*;
@@ -127,7 +127,7 @@ async fn disturb(nodes: &Nodes, random: &mut fastrand::Rng) {
         2 => (1..3).for_each(|other| memory.cut(name(other), name(0))),
         3 => {
             let delay = Duration::ZERO..=Duration::from_millis(random.u64(5..60));
-            memory.set_ways(Way { delay, bytes_per_second: None });
+            memory.set_all_conditions(Conditions { delay, bytes_per_second: None });
         }
         _ => {
             for other in 1..3 {
