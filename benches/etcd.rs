@@ -211,7 +211,7 @@ async fn start(
         listen: listen.to_owned(),
         advertise: None,
         peers: peers.map(|(name, address)| (name.to_owned(), address.to_owned())).collect(),
-        tls: None,
+        ..ClusterNodeConfig::default()
     };
     let node = Arc::new(ClusterNode::start(config).await?);
     if leads {

@@ -88,6 +88,10 @@ pub enum RuntimeError {
     /// The node refused.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// The node of a cluster cannot run.
+    #[cfg(feature = "cluster")]
+    #[error(transparent)]
+    Cluster(#[from] forebay_actors::consensus::ClusterError),
     /// Not called from inside a tokio runtime.
     #[error(
         "forebay must be started inside a tokio runtime (#[tokio::main] or Runtime::enter): {0}"
@@ -355,6 +359,8 @@ impl RuntimeError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
+            #[cfg(feature = "cluster")]
+            Self::Cluster(error) => error.kind(),
             Self::Node(error) => error.kind(),
             Self::NoTokio(_) | Self::NoTimers | Self::NoIo => ErrorKind::Environment,
             Self::ControlSocket { .. } => ErrorKind::Storage,

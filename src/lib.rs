@@ -30,7 +30,7 @@ pub mod cluster {
     //!     listen: "127.0.0.1:7001".to_owned(),
     //!     advertise: None,
     //!     peers: vec![("b".to_owned(), "127.0.0.1:7002".to_owned())],
-    //!     tls: None,
+    //!     ..ClusterNodeConfig::default()
     //! })
     //! .await?;
     //! let within = Duration::from_secs(5);
@@ -41,8 +41,8 @@ pub mod cluster {
     //! ```
     pub use forebay_actors::consensus::{
         AUTHORITY_DAYS, BundleError, Change, ClusterError, ClusterNode, ClusterNodeConfig,
-        Expected, InvalidCommand, Listed, Metadata, MetadataCallError, MetadataWatch, NodeName,
-        Recovery, Row, init_tls, recover,
+        ClusterStore, DEAD_AFTER, Expected, InvalidCommand, Listed, Metadata, MetadataCallError,
+        MetadataWatch, NodeName, Recovery, Row, init_tls, recover,
     };
 }
 pub mod control;

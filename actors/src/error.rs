@@ -15,6 +15,7 @@ use forebay_messages::{
 };
 use forebay_storage::{
     Fault, OpenError,
+    consensus::ConsensusError,
     log::{LogError, LogId},
     metadata::MetadataError,
     snapshot::SnapshotError,
@@ -45,6 +46,15 @@ pub enum NodeError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The data directory belongs to a node of a cluster.
+    #[error(
+        "the data directory {} belongs to a node of a cluster: start it with `forebay node` (or \
+         Builder::cluster), and ask it through its socket", .0.display()
+    )]
+    OfCluster(std::path::PathBuf),
+    /// The rows of the cluster in the data directory cannot be read.
+    #[error(transparent)]
+    Consensus(#[from] ConsensusError),
     /// Files cannot be read or written.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -339,7 +349,11 @@ impl NodeError {
             | Self::RuleBookTooLarge { .. } => ErrorKind::BadInput,
             Self::PartitionStopped { .. } | Self::ShutDown | Self::TokioGone => ErrorKind::Stopped,
             Self::Open(OpenError::InUse { .. } | OpenError::InUseHere { .. }) => ErrorKind::InUse,
+            Self::Metadata(MetadataError::Unavailable(_)) => ErrorKind::Retry,
+            Self::Metadata(MetadataError::OutcomeUnknown) => ErrorKind::Unknown,
+            Self::Metadata(MetadataError::Refused(_)) | Self::OfCluster(_) => ErrorKind::Refused,
             Self::Open(_)
+            | Self::Consensus(_)
             | Self::Aliases(_)
             | Self::Fault(_)
             | Self::Log(_)

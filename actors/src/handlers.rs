@@ -39,8 +39,9 @@ impl Registry {
         }
     }
 
-    /// Follows the aliases in the metadata until the watch is dropped.
-    pub(crate) fn watch_aliases(
+    /// Follows the aliases in the metadata until the watch is dropped. The present ones are in
+    /// force when this returns.
+    pub(crate) async fn watch_aliases(
         self: &Arc<Self>,
         executor: &Arc<Executor>,
     ) -> Result<Watch, MetadataError> {
@@ -57,7 +58,7 @@ impl Registry {
                 Err(error) => tracing::error!(%error, "the aliases stay as they were"),
             }
         };
-        self.metadata.watch(&MetaKey::aliases(), Box::new(on_change))
+        self.metadata.watch(&MetaKey::aliases(), Box::new(on_change)).await
     }
 
     /// A vqueue has work for a service without a handler here: this is logged, at first after a
@@ -105,8 +106,8 @@ impl Registry {
 }
 
 /// The stored aliases and their version.
-fn stored(metadata: &dyn MetadataStore) -> Result<(Aliases, Precondition), NodeError> {
-    match metadata.get(&MetaKey::aliases())? {
+async fn stored(metadata: &dyn MetadataStore) -> Result<(Aliases, Precondition), NodeError> {
+    match metadata.get(&MetaKey::aliases()).await? {
         None => Ok((Aliases::default(), Precondition::DoesNotExist)),
         Some(found) => {
             Ok((Aliases::decode(&found.value)?, Precondition::MatchesVersion(found.version)))
@@ -143,14 +144,11 @@ impl Handlers {
     /// # Errors
     /// When they cannot be read.
     pub async fn aliases(&self) -> Result<Aliases, NodeError> {
-        let registry = Arc::clone(&self.registry);
-        self.registry
-            .blocking(move || stored(&*registry.metadata).map(|(aliases, _)| aliases))
-            .await?
+        stored(&*self.registry.metadata).await.map(|(aliases, _)| aliases)
     }
 
     /// Makes the handler of another name serve a service (`None`: removes the alias). Durable, and
-    /// in force when it returns. Returns all aliases.
+    /// in force when it returns (on other nodes of a cluster soon after). Returns all aliases.
     ///
     /// # Errors
     /// [`NodeError::Alias`] when it is invalid; nothing was changed then.
@@ -160,27 +158,26 @@ impl Handlers {
         handler: Option<&str>,
     ) -> Result<Aliases, NodeError> {
         self.registry.check_up()?;
-        let registry = Arc::clone(&self.registry);
-        let (service, handler) = (service.to_owned(), handler.map(str::to_owned));
-        let change = move |aliases: &mut Aliases| match &handler {
-            Some(handler) => aliases.set(&service, handler),
-            None => aliases.remove(&service),
+        let change = |aliases: &mut Aliases| match handler {
+            Some(handler) => aliases.set(service, handler),
+            None => aliases.remove(service),
         };
-        self.registry.blocking(move || swap(&*registry.metadata, change)).await?
+        swap(&*self.registry.metadata, change).await
     }
 }
 
 /// Changes the stored aliases by compare-and-swap; concurrent changes are retried.
-fn swap(
+async fn swap(
     metadata: &dyn MetadataStore,
-    change: impl Fn(&mut Aliases) -> Result<(), AliasError>,
+    change: impl Fn(&mut Aliases) -> Result<(), AliasError> + Send,
 ) -> Result<Aliases, NodeError> {
     let mut tries = 0;
     loop {
         tries += 1;
-        let (mut aliases, precondition) = stored(metadata)?;
+        let (mut aliases, precondition) = stored(metadata).await?;
         change(&mut aliases)?;
-        match metadata.put(&MetaKey::aliases(), Bytes::from(aliases.encode()), precondition) {
+        let bytes = Bytes::from(aliases.encode());
+        match metadata.put(&MetaKey::aliases(), bytes, precondition).await {
             Ok(_) => return Ok(aliases),
             Err(MetadataError::PreconditionFailed { .. }) if tries < TRIES_MAX => {}
             Err(error) => return Err(error.into()),

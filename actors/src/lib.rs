@@ -24,12 +24,14 @@ pub mod sim;
 
 mod capacity;
 mod down;
+mod own_metadata;
 mod partition;
 mod peers;
 mod table;
 mod unserved;
 
 pub use forebay_storage::LookCopy;
+pub use own_metadata::OwnMetadata;
 
 /// Snapshots of a data directory, and restoring them.
 pub mod snapshot {

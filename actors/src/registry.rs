@@ -19,7 +19,9 @@ use forebay_engine::{
 use forebay_messages::{
     Epoch, Lsn, NodeId, PartitionId, PartitionKey, Timestamp, actor::LimiterMessage,
 };
-use forebay_storage::metadata::{MetadataError, MetadataStore, last_epoch, next_epoch};
+use forebay_storage::metadata::{
+    BlockingMetadata, MetadataError, MetadataStore, last_epoch, next_epoch,
+};
 use rustc_hash::FxBuildHasher;
 use tokio::sync::{oneshot, watch};
 
@@ -63,7 +65,7 @@ pub struct PartitionGauges {
 
 /// Assigns epochs.
 pub(crate) struct Epochs {
-    metadata: Arc<dyn MetadataStore>,
+    own: Arc<dyn BlockingMetadata>,
 }
 
 impl Epochs {
@@ -72,7 +74,7 @@ impl Epochs {
         partition: PartitionId,
         above: Epoch,
     ) -> Result<Epoch, MetadataError> {
-        next_epoch(&*self.metadata, partition, above)
+        next_epoch(&*self.own, partition, above)
     }
 }
 
@@ -92,7 +94,10 @@ pub(crate) struct Registry {
     clock: Arc<dyn Clock>,
     pub(crate) replies: Arc<Replies>,
     pub(crate) epochs: Epochs,
+    /// Rules, aliases and the partition table; shared with the other nodes of a cluster.
     pub(crate) metadata: Arc<dyn MetadataStore>,
+    /// What belongs to the log of this node: the epochs of its partitions, its snapshots.
+    pub(crate) own: Arc<dyn BlockingMetadata>,
     pub(crate) replicas: DashMap<PartitionId, ReplicaHandle, FxBuildHasher>,
     gauges: DashMap<PartitionId, PartitionGauges, FxBuildHasher>,
     status: watch::Sender<HashMap<PartitionId, PartitionStatus>>,
@@ -120,6 +125,7 @@ pub(crate) struct RegistryParts {
     pub(crate) node: NodeId,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metadata: Arc<dyn MetadataStore>,
+    pub(crate) own: Arc<dyn BlockingMetadata>,
     pub(crate) shared: Option<SharedLog>,
     pub(crate) record_len_max: usize,
     pub(crate) table: PartitionTable,
@@ -141,13 +147,15 @@ impl RoutingTable<'_> {
 
 impl Registry {
     pub(crate) fn new(parts: RegistryParts) -> Self {
-        let RegistryParts { node, clock, metadata, shared, record_len_max, table, host } = parts;
+        let RegistryParts { node, clock, metadata, own, shared, record_len_max, table, host } =
+            parts;
         Self {
             node,
             clock,
             replies: Arc::default(),
-            epochs: Epochs { metadata: Arc::clone(&metadata) },
+            epochs: Epochs { own: Arc::clone(&own) },
             metadata,
+            own,
             replicas: DashMap::default(),
             gauges: DashMap::default(),
             status: watch::Sender::default(),
@@ -296,8 +304,13 @@ impl Registry {
     pub(crate) fn lost_through(&self, partition: PartitionId) -> Result<Epoch, NodeError> {
         match &self.shared {
             Some(shared) => shared.lost_through(partition),
-            None => Ok(last_epoch(&*self.metadata, partition)?),
+            None => Ok(last_epoch(&*self.own, partition)?),
         }
+    }
+
+    /// Whether others change the partition table: nodes of this process or of a cluster.
+    pub(crate) fn table_is_shared(&self) -> bool {
+        self.shared.is_some() || self.metadata.is_shared()
     }
 
     /// The log and metadata, if they are shared with other nodes of this process.

@@ -5,7 +5,7 @@
 use bilrost::{Message, OwnedMessage};
 use bytes::Bytes;
 use forebay_messages::{PartitionId, PartitionKey};
-use forebay_storage::metadata::{MetaKey, MetadataStore, Precondition, Version};
+use forebay_storage::metadata::{MetaKey, MetadataStore, Precondition, Version, Versioned};
 
 use crate::error::NodeError;
 
@@ -116,25 +116,42 @@ impl PartitionTable {
         unowned
     }
 
+    /// The inverse of [`Self::encoded`].
+    pub(crate) fn decoded(bytes: Bytes) -> Result<Self, NodeError> {
+        Self::decode(bytes).map_err(|error| NodeError::PartitionTable(error.to_string()))
+    }
+
+    /// Its bytes in the metadata.
+    pub(crate) fn encoded(&self) -> Bytes {
+        Bytes::from(self.encode_to_vec())
+    }
+
+    fn of(found: Option<Versioned>) -> Result<Option<(Self, Version)>, NodeError> {
+        found.map(|found| Ok((Self::decoded(found.value)?, found.version))).transpose()
+    }
+
     /// Reads the stored table.
-    pub(crate) fn load(metadata: &dyn MetadataStore) -> Result<Option<(Self, Version)>, NodeError> {
-        let Some(found) = metadata.get(&MetaKey::partition_table())? else {
-            return Ok(None);
-        };
-        let table = Self::decode(found.value)
-            .map_err(|error| NodeError::PartitionTable(error.to_string()))?;
-        Ok(Some((table, found.version)))
+    pub(crate) async fn load(
+        metadata: &dyn MetadataStore,
+    ) -> Result<Option<(Self, Version)>, NodeError> {
+        Self::of(metadata.get(&MetaKey::partition_table()).await?)
+    }
+
+    /// As [`Self::load`], but what this node knows: also without a majority of a cluster.
+    pub(crate) async fn load_applied(
+        metadata: &dyn MetadataStore,
+    ) -> Result<Option<(Self, Version)>, NodeError> {
+        Self::of(metadata.get_applied(&MetaKey::partition_table()).await?)
     }
 
     /// Stores the table, if the stored version is the one it was made from.
-    pub(crate) fn store(
+    pub(crate) async fn store(
         &self,
         metadata: &dyn MetadataStore,
         before: Option<Version>,
     ) -> Result<Version, NodeError> {
         let precondition = before.map_or(Precondition::DoesNotExist, Precondition::MatchesVersion);
-        let bytes = Bytes::from(self.encode_to_vec());
-        Ok(metadata.put(&MetaKey::partition_table(), bytes, precondition)?)
+        Ok(metadata.put(&MetaKey::partition_table(), self.encoded(), precondition).await?)
     }
 }
 

@@ -22,6 +22,9 @@ pub struct StatusView {
     pub stopped: Option<String>,
     /// LSN of the last applied record.
     pub applied: u64,
+    /// Version of the rule book that it has applied.
+    #[serde(default)]
+    pub rules: u64,
     /// LSN of the last record of its log.
     pub log_end: u64,
     /// Number of active vqueues.

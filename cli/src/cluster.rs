@@ -4,12 +4,14 @@ use std::{
     fmt::Write as _,
     io,
     path::Path,
+    pin::pin,
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use forebay::{
+    Drain, Runtime, RuntimeError,
     cluster::{
         BundleError, ClusterError, ClusterNode, ClusterNodeConfig, NodeName, Recovery, init_tls,
         recover,
@@ -31,6 +33,8 @@ use super::{
     },
 };
 
+/// Time for a running entry to end when the node is stopped.
+const END_WITHIN: Duration = Duration::from_secs(5);
 /// Pause between two looks at the members.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -39,6 +43,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub(super) enum ClusterCommandError {
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
     #[error(transparent)]
     Control(#[from] ControlError),
     #[error(transparent)]
@@ -67,17 +73,35 @@ pub(super) async fn node(
         advertise: args.advertise.clone(),
         peers: args.peers.clone(),
         tls: args.tls.clone(),
+        partitions: args.partitions,
+        dead_after: args.dead_after,
+        ..ClusterNodeConfig::default()
     };
     let node = Arc::new(ClusterNode::start(config).await?);
-    let server = ClusterServer::start(&global.data_dir, &node)?;
+    let server = ClusterServer::start(&node)?;
     let address = node.address().unwrap_or_else(|| args.listen.clone());
     super::console::note(&format!("node {} listens at {address}", args.name));
-    tokio::select! {
-        ended = node.ended() => ended?,
-        _ = terminated.recv() => node.shutdown().await?,
-        _ = interrupted.recv() => node.shutdown().await?,
-    }
+    let mut starting = pin!(Runtime::builder().cluster_node(&node).start());
+    let mut runtime = None;
+    let ended = loop {
+        tokio::select! {
+            biased;
+            started = &mut starting, if runtime.is_none() => {
+                let started = started?;
+                server.attach(&started);
+                runtime = Some(started);
+            }
+            ended = node.ended() => break ended,
+            _ = terminated.recv() => break Ok(()),
+            _ = interrupted.recv() => break Ok(()),
+        }
+    };
     drop(server);
+    if let Some(runtime) = runtime {
+        runtime.shutdown(Drain::within(END_WITHIN)).await?;
+    }
+    ended?;
+    node.shutdown().await?;
     Ok(ExitCode::SUCCESS)
 }
 

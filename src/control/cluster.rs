@@ -1,30 +1,25 @@
-//! The socket of `forebay node`: one JSON request per connection, answered by one line.
+//! Requests about the cluster, on the control socket of a node: one JSON request per connection,
+//! answered by one line.
 //!
-//! Owns: the connections and the answers. The socket has the same name as that of a runtime, so
-//! `forebay status` and others get an answer that says what kind of process this is.
+//! Owns: the answers. The socket is the one that other processes of the data directory use for
+//! requests about entries, see `server.rs`.
 
-use std::{
-    io::ErrorKind,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io::ErrorKind, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use forebay_actors::consensus::{Change, ClusterNode, Expected, Metadata, MetadataCallError, Row};
 use forebay_api::{ClusterRequest, ClusterResponse};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{UnixListener, UnixStream},
-    sync::Semaphore,
-    task::JoinHandle,
     time::timeout,
 };
 
+use crate::Runtime;
+
 use super::{
-    CONNECTIONS_MAX, IDLE_MAX, MESSAGE_LEN_MAX, REQUEST_LEN_MAX, Response, SOCKET_NAME,
+    MESSAGE_LEN_MAX, REQUEST_LEN_MAX, Response, SOCKET_NAME,
     client::{ControlError, connect},
-    server::{Line, bind, read_line, write_all},
+    server::{Backend, Server},
 };
 
 pub use forebay_api::{
@@ -32,15 +27,13 @@ pub use forebay_api::{
     KeyView, NodeStateView, RefusedView,
 };
 
-/// Pause of accepting after the system refused it.
-const ACCEPT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Longest wait for an answer, in addition to the time that the request itself allows.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
-/// Serves requests until it is dropped.
+/// The control socket of a node of a cluster. Serves requests until it is dropped.
 pub struct ClusterServer {
-    path: PathBuf,
-    accepting: JoinHandle<()>,
+    backend: Backend,
+    _server: Server,
 }
 
 impl ClusterServer {
@@ -48,69 +41,36 @@ impl ClusterServer {
     ///
     /// # Errors
     /// When the socket cannot be made.
-    pub fn start(data_dir: &Path, node: &Arc<ClusterNode>) -> std::io::Result<Self> {
-        let path = data_dir.join(SOCKET_NAME);
-        let listener = bind(&path)?;
-        let accepting = tokio::spawn(accept(listener, Arc::clone(node)));
-        Ok(Self { path, accepting })
+    pub fn start(node: &Arc<ClusterNode>) -> std::io::Result<Self> {
+        let backend = Backend::of_cluster(node);
+        let server = Server::start(&node.data_dir().join(SOCKET_NAME), backend.clone())?;
+        Ok(Self { backend, _server: server })
+    }
+
+    /// From here on requests about entries are answered, too.
+    pub fn attach(&self, runtime: &Runtime) {
+        self.backend.set_node(runtime.node());
     }
 }
 
-impl Drop for ClusterServer {
-    fn drop(&mut self) {
-        self.accepting.abort();
-        // It may be gone with its directory.
-        let _ = std::fs::remove_file(&self.path);
-    }
+/// Whether a line is a request about the cluster.
+pub(super) fn is_request(line: &[u8]) -> bool {
+    serde_json::from_slice::<ClusterRequest>(line).is_ok()
 }
 
-async fn accept(listener: UnixListener, node: Arc<ClusterNode>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let node = Arc::clone(&node);
-                tokio::spawn(async move {
-                    if let Err(error) = serve(stream, &node).await {
-                        tracing::debug!(%error, "a control connection ended");
-                    }
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the control socket cannot accept");
-                tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
-            }
-        }
-    }
-}
-
-async fn serve(stream: UnixStream, node: &ClusterNode) -> std::io::Result<()> {
-    let (mut reader, mut writer) = stream.into_split();
-    let line = match timeout(IDLE_MAX, read_line(&mut reader)).await {
-        Err(_) => return Ok(()),
-        Ok(line) => line?,
+/// The line that answers a line.
+pub(super) async fn answer_line(
+    node: Option<&ClusterNode>,
+    line: &[u8],
+) -> std::io::Result<Vec<u8>> {
+    let response = match (node, serde_json::from_slice(line)) {
+        (None, _) => usage("this process takes part in no cluster".to_owned()),
+        (Some(_), Err(error)) => usage(error.to_string()),
+        (Some(node), Ok(request)) => answer(node, request).await,
     };
-    let mut bytes = match line {
-        Line::Nothing => return Ok(()),
-        Line::TooLong => serde_json::to_vec(&usage(format!(
-            "the request is longer than {REQUEST_LEN_MAX} bytes, which is the most"
-        )))?,
-        Line::Whole(line) => match serde_json::from_slice::<ClusterRequest>(&line) {
-            Ok(request) => serde_json::to_vec(&answer(node, request).await)?,
-            // A request about entries.
-            Err(_) => {
-                let message = "the data directory is used by `forebay node`, which runs no \
-                               entries: ask it with `forebay cluster`, or stop it";
-                let message = message.to_owned();
-                serde_json::to_vec(&Response::Error { message, usage: true })?
-            }
-        },
-    };
+    let mut bytes = serde_json::to_vec(&response)?;
     bytes.push(b'\n');
-    write_all(&mut writer, &bytes).await?;
-    writer.shutdown().await
+    Ok(bytes)
 }
 
 fn usage(message: String) -> ClusterResponse {

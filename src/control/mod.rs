@@ -19,7 +19,7 @@ mod socket;
 pub use answer::{answer, snapshot_view};
 pub use client::{Control, ControlError};
 pub use pages::Pages;
-pub(crate) use server::Server;
+pub(crate) use server::{Backend, Server};
 
 pub use forebay_api::{
     ActView, AliasView, BookView, JobsView, NodeView, NotChangedView, Request, Response, RuleEdit,

@@ -7,10 +7,12 @@
 use std::{
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
+#[cfg(feature = "cluster")]
+use forebay_actors::consensus::ClusterNode;
 use forebay_actors::node::Node;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -40,13 +42,44 @@ pub(crate) struct Server {
     _open: watch::Sender<()>,
 }
 
+/// What answers requests. It keeps nothing alive.
+#[derive(Clone, Default)]
+pub(crate) struct Backend {
+    /// Runs the entries; set when it has started.
+    node: Arc<OnceLock<Weak<Node>>>,
+    /// Takes part in a cluster.
+    #[cfg(feature = "cluster")]
+    cluster: Option<Weak<ClusterNode>>,
+}
+
+impl Backend {
+    /// A node that has started.
+    pub(crate) fn of(node: &Arc<Node>) -> Self {
+        let backend = Self::default();
+        backend.set_node(node);
+        backend
+    }
+
+    /// A node of a cluster, which runs no entries yet.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn of_cluster(cluster: &Arc<ClusterNode>) -> Self {
+        Self { cluster: Some(Arc::downgrade(cluster)), ..Self::default() }
+    }
+
+    /// From here on requests about entries are answered.
+    pub(crate) fn set_node(&self, node: &Arc<Node>) {
+        // Set once, when it has started.
+        let _ = self.node.set(Arc::downgrade(node));
+    }
+}
+
 impl Server {
     /// Listens at a path. A socket left there by a dead process is replaced: the caller holds the
     /// directory's lock.
-    pub(crate) fn start(path: &Path, node: &Arc<Node>) -> std::io::Result<Self> {
+    pub(crate) fn start(path: &Path, backend: Backend) -> std::io::Result<Self> {
         let listener = bind(path)?;
         let (open, closing) = watch::channel(());
-        tokio::spawn(accept(listener, Arc::downgrade(node), closing));
+        tokio::spawn(accept(listener, backend, closing));
         Ok(Self { path: path.to_owned(), _open: open })
     }
 }
@@ -80,7 +113,7 @@ impl Drop for Server {
     }
 }
 
-async fn accept(listener: UnixListener, node: Weak<Node>, mut closing: watch::Receiver<()>) {
+async fn accept(listener: UnixListener, backend: Backend, mut closing: watch::Receiver<()>) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -91,9 +124,9 @@ async fn accept(listener: UnixListener, node: Weak<Node>, mut closing: watch::Re
         };
         match accepted {
             Ok((stream, _)) if connections.len() < CONNECTIONS_MAX => {
-                let (node, closing) = (Weak::clone(&node), closing.clone());
+                let (backend, closing) = (backend.clone(), closing.clone());
                 connections.spawn(async move {
-                    if let Err(error) = serve(stream, node, closing).await {
+                    if let Err(error) = serve(stream, &backend, closing).await {
                         tracing::debug!(%error, "a control connection ended");
                     }
                 });
@@ -152,7 +185,7 @@ pub(super) async fn read_line(reader: &mut OwnedReadHalf) -> std::io::Result<Lin
 
 async fn serve(
     stream: UnixStream,
-    node: Weak<Node>,
+    backend: &Backend,
     mut closing: watch::Receiver<()>,
 ) -> std::io::Result<()> {
     let (mut reader, mut writer) = stream.into_split();
@@ -170,7 +203,21 @@ async fn serve(
                  fewer entries at a time, or filter them"
             )),
             Line::Whole(line) => match serde_json::from_slice::<Request>(&line) {
-                Ok(request) => return answer_all(request, &node, &mut writer).await,
+                Ok(request) => match backend.node.get() {
+                    Some(node) => return answer_all(request, node, &mut writer).await,
+                    None => refused(
+                        "this node runs no entries: it is part of no cluster yet (ask `forebay \
+                         cluster status`), or it is starting"
+                            .to_owned(),
+                    ),
+                },
+                #[cfg(feature = "cluster")]
+                Err(_) if super::cluster::is_request(&line) => {
+                    let cluster = backend.cluster.as_ref().and_then(Weak::upgrade);
+                    let bytes = super::cluster::answer_line(cluster.as_deref(), &line).await?;
+                    write_all(&mut writer, &bytes).await?;
+                    return writer.shutdown().await;
+                }
                 Err(error) => {
                     refused(format!("the running process does not understand the request: {error}"))
                 }

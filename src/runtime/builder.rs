@@ -24,13 +24,15 @@ use forebay_messages::vqueue::{Part, check_component};
 use crate::{
     Context, HandlerError,
     client::{PAYLOAD_LEN_DEFAULT, PAYLOAD_LEN_MAX},
-    control::{IN_USE_WAIT, SOCKET_NAME, Server},
+    control::{Backend, IN_USE_WAIT, SOCKET_NAME, Server},
     environment::Environment,
     error::RuntimeError,
     handler::{FromPayload, HandlerOptions, IntoPayload, Shared, Typed},
 };
 
-use super::{Runtime, WeakRuntime};
+#[cfg(feature = "cluster")]
+use super::cluster::ClusterSource;
+use super::{Attached, Runtime, WeakRuntime};
 
 /// Maximum number of threads for partitions.
 pub const THREADS_MAX: usize = 1_024;
@@ -45,22 +47,24 @@ type Registered = (String, HandlerOptions, MakeHandler);
 /// Configures a runtime; see [`Runtime::builder`].
 #[must_use = "a builder does nothing before `start`"]
 pub struct Builder {
-    place: Option<DataPlace>,
-    partitions: Option<u32>,
+    pub(super) place: Option<DataPlace>,
+    pub(super) partitions: Option<u32>,
     threads: Option<usize>,
     running_max: Option<u32>,
     payload_len_max: usize,
     vqueues: VQueueLimits,
     faults: FaultPlan,
-    shared: Option<SharedLog>,
+    pub(super) shared: Option<SharedLog>,
     trim_log: TrimLog,
-    small_buffers: bool,
+    pub(super) small_buffers: bool,
     candidacy: Candidacy,
     handlers: Vec<Registered>,
     states: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
     /// Name of a type with two states.
     two_states: Option<&'static str>,
-    control_socket: bool,
+    pub(super) control_socket: bool,
+    #[cfg(feature = "cluster")]
+    pub(super) cluster: Option<ClusterSource>,
 }
 
 impl Builder {
@@ -81,6 +85,8 @@ impl Builder {
             states: HashMap::new(),
             two_states: None,
             control_socket: true,
+            #[cfg(feature = "cluster")]
+            cluster: None,
         }
     }
 
@@ -267,8 +273,22 @@ impl Builder {
     /// [`RuntimeError`]: each has advice on what to do.
     pub async fn start(self) -> Result<Runtime, RuntimeError> {
         let tokio = tokio::runtime::Handle::try_current()?;
+        #[cfg(feature = "cluster")]
+        if self.cluster.is_some() {
+            check_drivers(true)?;
+            return self.start_in_cluster(tokio).await;
+        }
         let place = self.place.clone().ok_or(RuntimeError::NoDataDir)?;
         check_drivers(matches!(place, DataPlace::Directory(_)))?;
+        self.start_at(place, tokio).await
+    }
+
+    /// Starts the runtime over a place.
+    pub(super) async fn start_at(
+        self,
+        place: DataPlace,
+        tokio: tokio::runtime::Handle,
+    ) -> Result<Runtime, RuntimeError> {
         let random = || u32::try_from(uuid::Uuid::new_v4().as_u128() >> 96).unwrap_or(0);
         self.start_on(place, tokio.into(), Arc::new(WallClock), random).await
     }
@@ -333,14 +353,15 @@ impl Builder {
         let control = match socket {
             None => None,
             Some(path) => Some(
-                Server::start(&path, &node)
+                Server::start(&path, Backend::of(&node))
                     .map_err(|source| RuntimeError::ControlSocket { path, source })?,
             ),
         };
+        let attached = Attached { control, ..Attached::default() };
         let runtime = Runtime {
             node,
             environment,
-            control: Arc::new(Mutex::new(control)),
+            attached: Arc::new(Mutex::new(attached)),
             weak: weak.clone(),
         };
         weak.set(&runtime);

@@ -2,16 +2,20 @@
 
 mod builder;
 mod calls;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod weak;
 
 use std::{
     collections::BTreeMap,
     ops::RangeInclusive,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+#[cfg(feature = "cluster")]
+use forebay_actors::consensus::ClusterNode;
 use forebay_actors::snapshot::Manifest;
 use forebay_actors::{
     error::NodeError as Cause,
@@ -98,10 +102,28 @@ pub struct Runtime {
     node: Arc<Node>,
     /// State that its handlers share.
     environment: Arc<Environment>,
-    /// The local socket, until shutdown.
-    control: Arc<Mutex<Option<Server>>>,
+    /// What runs beside it.
+    attached: Arc<Mutex<Attached>>,
     /// The handle given to handlers.
     weak: WeakRuntime,
+}
+
+/// What runs beside a runtime's node.
+#[derive(Default)]
+struct Attached {
+    /// The local socket, until shutdown.
+    control: Option<Server>,
+    /// The node of a cluster.
+    #[cfg(feature = "cluster")]
+    cluster: Option<InCluster>,
+}
+
+/// The node of a cluster, and whether it ends with the runtime.
+#[cfg(feature = "cluster")]
+#[derive(Clone)]
+struct InCluster {
+    node: Arc<ClusterNode>,
+    is_owned: bool,
 }
 
 impl Runtime {
@@ -465,9 +487,38 @@ impl Runtime {
     /// lost, the next start replays. [`ErrorKind::Environment`](crate::ErrorKind::Environment)
     /// when it could not begin: call it again.
     pub async fn shutdown(&self, drain: Drain) -> Result<(), RuntimeError> {
-        let control = self.control.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let control = self.attached().control.take();
         drop(control);
+        #[cfg(feature = "cluster")]
+        if let Some(cluster) = self.owned_cluster() {
+            let node = Arc::clone(&self.node);
+            let down = tokio::spawn(async move {
+                let down = node.shutdown(drain.within).await;
+                // Its log is closed: nothing needs the node any more.
+                let left = cluster.shutdown().await;
+                down.map_err(RuntimeError::from).and(left.map_err(RuntimeError::from))
+            });
+            return down.await.unwrap_or_else(|_| Err(NodeError::shut_down().into()));
+        }
         Ok(self.node.shutdown(drain.within).await?)
+    }
+
+    fn attached(&self) -> MutexGuard<'_, Attached> {
+        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The node of the cluster that ends with the runtime.
+    #[cfg(feature = "cluster")]
+    fn owned_cluster(&self) -> Option<Arc<ClusterNode>> {
+        let cluster = self.attached().cluster.clone();
+        cluster.filter(|cluster| cluster.is_owned).map(|cluster| cluster.node)
+    }
+
+    /// The node of the cluster that this runtime is part of: its status and the metadata.
+    #[cfg(feature = "cluster")]
+    #[must_use]
+    pub fn cluster(&self) -> Option<Arc<ClusterNode>> {
+        self.attached().cluster.as_ref().map(|cluster| Arc::clone(&cluster.node))
     }
 
     /// The entries of a batch by partition.

@@ -8,17 +8,16 @@ use tokio::sync::SetOnce;
 
 use crate::{
     client::{Entry, EntryHandle},
-    control::Server,
     environment::Environment,
     error::{EnqueueError, NodeError},
 };
 
-use super::Runtime;
+use super::{Attached, Runtime};
 
 struct Parts {
     node: Weak<Node>,
     environment: Arc<Environment>,
-    control: Weak<Mutex<Option<Server>>>,
+    attached: Weak<Mutex<Attached>>,
 }
 
 /// A handle to a runtime that does not keep it alive. Handlers get it from
@@ -63,7 +62,7 @@ impl WeakRuntime {
         let parts = Parts {
             node: Arc::downgrade(&runtime.node),
             environment: Arc::clone(&runtime.environment),
-            control: Arc::downgrade(&runtime.control),
+            attached: Arc::downgrade(&runtime.attached),
         };
         // There is one start per handle, so nothing was set before.
         let _ = self.parts.set(parts);
@@ -113,7 +112,7 @@ impl Parts {
         Some(Runtime {
             node: self.node.upgrade()?,
             environment: Arc::clone(&self.environment),
-            control: self.control.upgrade()?,
+            attached: self.attached.upgrade()?,
             weak: weak.clone(),
         })
     }

@@ -15,8 +15,8 @@ use forebay::{
 };
 use forebay_messages::command::{Command, UpsertRuleBook};
 use forebay_storage::metadata::{
-    Change as Changed, MetaKey, MetadataError, MetadataStore, OnChange, Precondition as Required,
-    Version, Versioned, Watch,
+    BlockingMetadata, Change as Changed, KeyWrite, MetaKey, MetadataError, OnChange,
+    Precondition as Required, Version, Versioned, Watch,
 };
 
 use super::{Gate, TIMEOUT, enqueue, entry, until};
@@ -197,7 +197,7 @@ impl LateMetadata {
     }
 }
 
-impl MetadataStore for LateMetadata {
+impl BlockingMetadata for LateMetadata {
     fn get(&self, key: &MetaKey) -> Result<Option<Versioned>, MetadataError> {
         self.inner.get(key)
     }
@@ -211,14 +211,12 @@ impl MetadataStore for LateMetadata {
         self.inner.put(key, value, required)
     }
 
-    fn put_with(
-        &self,
-        key: &MetaKey,
-        value: Bytes,
-        required: Required,
-        also: (&MetaKey, Bytes),
-    ) -> Result<Version, MetadataError> {
-        self.inner.put_with(key, value, required, also)
+    fn list(&self, prefix: &str) -> Result<Vec<(MetaKey, Versioned)>, MetadataError> {
+        self.inner.list(prefix)
+    }
+
+    fn put_all(&self, writes: &[KeyWrite]) -> Result<Vec<Version>, MetadataError> {
+        self.inner.put_all(writes)
     }
 
     fn delete(&self, key: &MetaKey, required: Required) -> Result<(), MetadataError> {

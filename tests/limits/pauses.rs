@@ -177,7 +177,7 @@ async fn a_limit_of_zero_is_refused_with_advice() {
 async fn a_change_refused_because_of_the_history_is_not_in_force() {
     use forebay_storage::{
         DataDir, Medium,
-        metadata::{LocalMetadata, MetaKey, MetadataStore, Precondition},
+        metadata::{BlockingMetadata, LocalMetadata, MetaKey, Precondition},
     };
     let dir = tempfile::tempdir().unwrap();
     let start = || Gate::new().builder().data_dir(dir.path()).partitions(1).start();

@@ -19,7 +19,7 @@ use forebay_messages::{Epoch, NodeId, PartitionId};
 use forebay_storage::{
     DataDir, Medium,
     log::{LocalLog, LogStore, MemoryLog},
-    metadata::{LocalMetadata, MemoryMetadata, MetadataStore, last_epoch},
+    metadata::{BlockingMetadata, LocalMetadata, MemoryMetadata, last_epoch},
 };
 
 #[cfg(doc)]
@@ -46,7 +46,7 @@ struct Inner {
     /// Joined first: the writer ends when nothing can reach it any more.
     writer: Mutex<LogWriter>,
     log: Arc<dyn LogStore>,
-    metadata: Arc<dyn MetadataStore>,
+    metadata: Arc<dyn BlockingMetadata>,
     leases: DashMap<PartitionId, Lease>,
     /// The last epoch of each partition before this log was opened.
     lost_through: DashMap<PartitionId, Epoch>,
@@ -108,7 +108,7 @@ impl SharedLog {
     /// [`NodeError::Thread`].
     pub fn over(
         log: Arc<dyn LogStore>,
-        metadata: Arc<dyn MetadataStore>,
+        metadata: Arc<dyn BlockingMetadata>,
         trim: TrimLog,
     ) -> Result<Self, NodeError> {
         Self::new(log, metadata, trim, None)
@@ -116,7 +116,7 @@ impl SharedLog {
 
     fn new(
         log: Arc<dyn LogStore>,
-        metadata: Arc<dyn MetadataStore>,
+        metadata: Arc<dyn BlockingMetadata>,
         trim: TrimLog,
         data_dir: Option<DataDir>,
     ) -> Result<Self, NodeError> {
@@ -128,7 +128,7 @@ impl SharedLog {
     pub(crate) fn written_by(
         writer: LogWriter,
         log: Arc<dyn LogStore>,
-        metadata: Arc<dyn MetadataStore>,
+        metadata: Arc<dyn BlockingMetadata>,
         data_dir: Option<DataDir>,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -148,7 +148,7 @@ impl SharedLog {
         Arc::clone(&self.0.log)
     }
 
-    pub(crate) fn metadata(&self) -> Arc<dyn MetadataStore> {
+    pub(crate) fn metadata(&self) -> Arc<dyn BlockingMetadata> {
         Arc::clone(&self.0.metadata)
     }
 

@@ -3,6 +3,7 @@
 //! Must always hold: a repeated change keeps its number, so it is made at most once; an error says
 //! whether it may have been made.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -66,6 +67,34 @@ impl Metadata {
         let request = NodeRequest::Get { key: key.into() };
         let (rows, _) = self.read(&request, within).await?;
         Ok(rows.into_iter().next().map(|(_, row)| row))
+    }
+
+    /// The rows of several keys, in their order, as of one moment.
+    ///
+    /// # Errors
+    /// [`MetadataCallError`].
+    pub async fn get_all(
+        &self,
+        keys: &[&str],
+        within: Duration,
+    ) -> Result<Vec<Option<Row>>, MetadataCallError> {
+        let asked = keys.iter().map(|key| (*key).into()).collect();
+        let (rows, _) = self.read(&NodeRequest::GetAll { keys: asked }, within).await?;
+        let mut rows: BTreeMap<_, _> = rows.into_iter().collect();
+        Ok(keys.iter().map(|key| rows.remove(*key)).collect())
+    }
+
+    /// The row of a key as this node has applied it: it may be old. Needs no majority.
+    ///
+    /// # Errors
+    /// [`MetadataCallError::NotProvisioned`], [`MetadataCallError::Unavailable`] while the node
+    /// starts or ends.
+    pub async fn get_applied(&self, key: &str) -> Result<Option<Row>, MetadataCallError> {
+        if !self.shared.is_provisioned() {
+            return Err(MetadataCallError::NotProvisioned);
+        }
+        let unavailable = || MetadataCallError::Unavailable("the group begins, or ends".to_owned());
+        self.shared.applied(key).await.ok_or_else(unavailable)
     }
 
     /// Keys that begin with a prefix, after a key.
@@ -159,7 +188,46 @@ impl Metadata {
     /// in the order of their versions, as this node applies them. It runs on the thread of the
     /// group: it must be short and must not wait for the metadata.
     pub fn watch(&self, key: &str, on_change: impl FnMut(&Row) + Send + 'static) -> MetadataWatch {
-        self.shared.watch(key, Box::new(on_change))
+        self.shared.watch(key, Box::new(on_change)).0
+    }
+
+    /// As [`Self::watch`]; returns when the present row was reported.
+    pub(super) async fn watch_now(
+        &self,
+        key: &str,
+        on_change: impl FnMut(&Row) + Send + 'static,
+    ) -> Result<MetadataWatch, MetadataCallError> {
+        let (watch, reported) = self.shared.watch(key, Box::new(on_change));
+        let reported = match reported {
+            None => None,
+            Some(reported) => reported.await.ok(),
+        };
+        match reported {
+            Some(()) => Ok(watch),
+            None => Err(MetadataCallError::Unavailable("the group begins, or ends".to_owned())),
+        }
+    }
+
+    /// Waits until a key has a newer version than `after` here, or this time is over; returns its
+    /// row then.
+    ///
+    /// # Errors
+    /// As [`Self::get_applied`].
+    pub async fn wait_newer(
+        &self,
+        key: &str,
+        after: u64,
+        within: Duration,
+    ) -> Result<Option<Row>, MetadataCallError> {
+        let (sender, mut rows) = tokio::sync::watch::channel(None);
+        let on_change = move |row: &Row| drop(sender.send_replace(Some(row.clone())));
+        let _watch = self.watch_now(key, on_change).await?;
+        let is_newer = |row: &Option<Row>| row.as_ref().is_some_and(|row| row.version > after);
+        let waiting = rows.wait_for(is_newer);
+        if let Ok(Ok(row)) = tokio::time::timeout(within, waiting).await {
+            return Ok(row.clone());
+        }
+        Ok(None)
     }
 
     async fn read(

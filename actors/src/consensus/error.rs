@@ -7,8 +7,11 @@ use forebay_engine::metadata::InvalidCommand;
 use forebay_net::{BadName, GroupError, StartError};
 use forebay_storage::consensus::ConsensusError;
 use forebay_storage::log::LogError;
+use forebay_storage::metadata::MetadataError;
 use forebay_storage::{Fault, OpenError};
 use thiserror::Error;
+
+use crate::error::ErrorKind;
 
 /// Why a node of a cluster cannot run, or an operation on it failed.
 #[derive(Debug, Error)]
@@ -26,6 +29,9 @@ pub enum ClusterError {
     /// The environment of the storage cannot be made.
     #[error(transparent)]
     Fault(#[from] Fault),
+    /// The metadata from running alone cannot be read.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
     /// The rows of consensus cannot be read or written.
     #[error(transparent)]
     Consensus(#[from] ConsensusError),
@@ -64,6 +70,21 @@ pub enum ClusterError {
     /// The node was shut down.
     #[error("the node is shut down")]
     ShutDown,
+}
+
+impl ClusterError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Name(_) => ErrorKind::BadInput,
+            Self::Refused(_) => ErrorKind::Refused,
+            Self::Dir(OpenError::InUse { .. } | OpenError::InUseHere { .. }) => ErrorKind::InUse,
+            Self::Network(_) | Self::NetworkGroup(_) => ErrorKind::Environment,
+            Self::Stopped(_) | Self::ShutDown => ErrorKind::Stopped,
+            _ => ErrorKind::Storage,
+        }
+    }
 }
 
 /// Why a call of the metadata failed.

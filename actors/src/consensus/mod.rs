@@ -13,6 +13,7 @@ mod driver;
 mod error;
 mod node;
 mod recover;
+mod store;
 #[cfg(test)]
 mod tests;
 mod watches;
@@ -21,8 +22,9 @@ pub use client::{Listed, Metadata};
 pub use error::{ClusterError, MetadataCallError};
 pub use forebay_engine::metadata::{Change, Expected, InvalidCommand, Row};
 pub use forebay_net::{AUTHORITY_DAYS, BundleError, NodeName, init_tls};
-pub use node::{ClusterNode, ClusterNodeConfig};
+pub use node::{ClusterNode, ClusterNodeConfig, DEAD_AFTER};
 pub use recover::{Recovery, recover};
+pub use store::ClusterStore;
 pub use watches::MetadataWatch;
 
 /// The group of the metadata.

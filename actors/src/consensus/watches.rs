@@ -20,7 +20,7 @@ struct Watching {
 #[derive(Default)]
 struct Inner {
     next: u64,
-    watching: BTreeMap<u64, Watching>,
+    watching: BTreeMap<u64, Arc<Mutex<Watching>>>,
 }
 
 /// The watches of a node; they outlive the thread that drives the group.
@@ -51,29 +51,40 @@ impl Watches {
         let mut inner = self.lock();
         inner.next += 1;
         let id = inner.next;
-        inner.watching.insert(id, Watching { key: key.to_owned(), reported: 0, on_change });
+        let watching = Watching { key: key.to_owned(), reported: 0, on_change };
+        inner.watching.insert(id, Arc::new(Mutex::new(watching)));
         MetadataWatch { inner: Arc::downgrade(&self.0), id }
+    }
+
+    /// Called without the lock of the list, so that a callback may drop its own watch.
+    fn each(&self, mut report: impl FnMut(&mut Watching)) {
+        let all: Vec<_> = self.lock().watching.values().map(Arc::clone).collect();
+        for watching in all {
+            report(&mut watching.lock().unwrap_or_else(PoisonError::into_inner));
+        }
     }
 
     /// Reports changes, after they were applied.
     pub(super) fn notify(&self, changes: &[Changed]) {
-        let mut inner = self.lock();
-        for watching in inner.watching.values_mut() {
+        if changes.is_empty() {
+            return;
+        }
+        self.each(|watching| {
             for one in changes {
                 if *one.key == watching.key {
                     watching.report(&one.row);
                 }
             }
-        }
+        });
     }
 
     /// Reports the present rows to the watches that have not seen them.
     pub(super) fn catch_up(&self, state: &State) {
-        for watching in self.lock().watching.values_mut() {
+        self.each(|watching| {
             if let Some(row) = state.get(&watching.key) {
                 watching.report(row);
             }
-        }
+        });
     }
 }
 

@@ -192,6 +192,7 @@ impl Inspect {
                 epoch,
                 stopped,
                 applied: gauges.applied.0,
+                rules: self.registry.rule_books.version_of(id).0,
                 log_end: self.log_store.end(id).0,
                 active_vqueues: gauges.active_vqueues,
                 waiting_vqueues: gauges.waiting_vqueues,

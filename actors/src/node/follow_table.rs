@@ -1,5 +1,5 @@
-//! Following the partition table of a shared log: partitions that another node spawns or drops are
-//! started and stopped here too.
+//! Following the partition table of a shared log or of a cluster: partitions that another node
+//! spawns or drops are started and stopped here too.
 //!
 //! Must always hold: commands are routed to a partition only while its replica is here.
 
@@ -36,15 +36,16 @@ async fn is_time(changes: &mut watch::Receiver<()>, failures: u32) -> bool {
 
 impl Partitions {
     /// Follows the stored table while the node is alive, if others may change it.
-    pub(crate) fn follow_table(self: &Arc<Self>) -> Result<(), NodeError> {
-        if self.registry.shared().is_none() {
+    pub(crate) async fn follow_table(self: &Arc<Self>) -> Result<(), NodeError> {
+        if !self.registry.table_is_shared() {
             return Ok(());
         }
         let (sender, mut changes) = watch::channel(());
         let on_change = Box::new(move |_: &Change| {
             sender.send_replace(());
         });
-        let watch = self.registry.metadata.watch(&MetaKey::partition_table(), on_change)?;
+        let key = MetaKey::partition_table();
+        let watch = self.registry.metadata.watch(&key, on_change).await?;
         // Set once, when the node has started.
         let _ = self.table_watch.set(watch);
         let partitions = Arc::downgrade(self);
@@ -68,7 +69,8 @@ impl Partitions {
     async fn adopt_table(&self) -> Result<(), NodeError> {
         let _changing = self.changing.lock().await;
         self.registry.check_up()?;
-        let Some((stored, _)) = PartitionTable::load(&*self.registry.metadata)? else {
+        let Some((stored, _)) = PartitionTable::load_applied(&*self.registry.metadata).await?
+        else {
             return Ok(());
         };
         let is_stored = |id: PartitionId| stored.rows.iter().any(|row| row.id == id);

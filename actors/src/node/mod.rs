@@ -45,6 +45,8 @@ use crate::{
 };
 
 pub use crate::table::KeyRange;
+pub use open::OpenedDir;
+pub(crate) use open::cores;
 pub use partitions::Partitions;
 
 use machinery::Machinery;
@@ -56,6 +58,8 @@ pub enum DataPlace {
     Directory(PathBuf),
     /// In memory; lost with the node.
     Memory,
+    /// In a directory that a node of a cluster has opened.
+    Opened(OpenedDir),
     /// On a disk of a simulation, which survives the node.
     #[cfg(feature = "testkit")]
     Disk(crate::sim::Disk),

@@ -8,8 +8,11 @@ use std::{
 use forebay_messages::{NodeId, Timestamp};
 use forebay_storage::{
     DataDir, Medium,
+    consensus::Bases,
     log::{LocalLog, LogId, LogStore, MemoryLog},
-    metadata::{LocalMetadata, MemoryMetadata, MetadataStore, Watch},
+    metadata::{
+        BlockingMetadata, LocalMetadata, MemoryMetadata, MetadataError, MetadataStore, Watch,
+    },
     partition::Store,
 };
 
@@ -22,11 +25,12 @@ use crate::{
     handlers::Handlers,
     host::Arbiter,
     inspect::Inspect,
+    own_metadata::OwnMetadata,
     partition::refill::RefillPool,
     registry::{Registry, RegistryParts},
     rules::Rules,
     shell::{Clock, SteadyClock},
-    table::{PartitionTable, Row},
+    table::PartitionTable,
 };
 
 use super::{
@@ -41,11 +45,35 @@ const MEMORY_STORE: &str = "/forebay";
 
 /// The storage of a node.
 struct Storage {
-    data_dir: Option<DataDir>,
+    data_dir: Option<Arc<DataDir>>,
     node: NodeId,
     log: Arc<dyn LogStore>,
-    metadata: Arc<dyn MetadataStore>,
+    own: Arc<dyn BlockingMetadata>,
+    /// The metadata of a cluster; those of the node if there are none.
+    of_cluster: Option<Arc<dyn MetadataStore>>,
     store: Arc<Store>,
+}
+
+/// Partitions of a data directory that is part of a cluster, opened by the node of the cluster.
+#[derive(Clone)]
+pub struct OpenedDir {
+    /// The directory.
+    pub dir: Arc<DataDir>,
+    /// Its log, which the groups of the cluster use too.
+    pub log: Arc<LocalLog>,
+    /// The metadata of the cluster.
+    pub metadata: Arc<dyn MetadataStore>,
+}
+
+impl std::fmt::Debug for OpenedDir {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("OpenedDir").field(&self.dir.path()).finish()
+    }
+}
+
+fn medium(config: &NodeConfig) -> Medium {
+    let medium = Medium::disk();
+    if config.small_buffers { medium.with_small_buffers() } else { medium }
 }
 
 fn open_storage(config: &NodeConfig) -> Result<Storage, NodeError> {
@@ -55,7 +83,8 @@ fn open_storage(config: &NodeConfig) -> Result<Storage, NodeError> {
             data_dir: None,
             node: shared.next_node(),
             log: shared.log(),
-            metadata: shared.metadata(),
+            own: shared.metadata(),
+            of_cluster: None,
             store: Arc::new(Store::open(Path::new(MEMORY_STORE), &Medium::memory()?)?),
         }),
         (DataPlace::Directory(path), Some(shared)) => {
@@ -63,39 +92,57 @@ fn open_storage(config: &NodeConfig) -> Result<Storage, NodeError> {
             Ok(Storage {
                 node: shared.next_node(),
                 log: shared.log(),
-                metadata: shared.metadata(),
+                own: shared.metadata(),
+                of_cluster: None,
                 store: Arc::new(Store::open(&data_dir.store(), &Medium::disk())?),
-                data_dir: Some(data_dir),
+                data_dir: Some(Arc::new(data_dir)),
             })
         }
         (DataPlace::Memory, None) => Ok(Storage {
             data_dir: None,
             node: NodeId(1),
             log: Arc::new(MemoryLog::new()),
-            metadata: Arc::new(MemoryMetadata::new()),
+            own: Arc::new(MemoryMetadata::new()),
+            of_cluster: None,
             store: Arc::new(Store::open(Path::new(MEMORY_STORE), &Medium::memory()?)?),
         }),
         #[cfg(feature = "testkit")]
         (DataPlace::Disk(disk), shared) => {
-            let (log, metadata, store) = disk.open()?;
+            let (log, own, store) = disk.open()?;
             Ok(Storage {
                 data_dir: None,
                 node: shared.map_or(NodeId(1), |shared| shared.next_node()),
                 log: shared.map_or(log, |shared| shared.log()),
-                metadata: shared.map_or(metadata, |shared| shared.metadata()),
+                own: shared.map_or(own, |shared| shared.metadata()),
+                of_cluster: None,
                 store,
             })
         }
         (DataPlace::Directory(path), None) => {
             let data_dir = DataDir::open_within(path, config.in_use_wait)?;
-            let medium = Medium::disk();
-            let medium = if config.small_buffers { medium.with_small_buffers() } else { medium };
+            if Bases::of(&data_dir).exist()? {
+                return Err(NodeError::OfCluster(data_dir.path().to_owned()));
+            }
+            let medium = medium(config);
             Ok(Storage {
                 node: NodeId(1),
                 log: Arc::new(LocalLog::open(&data_dir.log(), &medium)?),
-                metadata: Arc::new(LocalMetadata::open(&data_dir.metadata(), &medium)?),
+                own: Arc::new(LocalMetadata::open(&data_dir.metadata(), &medium)?),
+                of_cluster: None,
                 store: Arc::new(Store::open(&data_dir.store(), &medium)?),
-                data_dir: Some(data_dir),
+                data_dir: Some(Arc::new(data_dir)),
+            })
+        }
+        (DataPlace::Opened(opened), _) => {
+            let OpenedDir { dir, log, metadata } = opened;
+            let medium = medium(config);
+            Ok(Storage {
+                node: NodeId(1),
+                log: Arc::clone(log) as _,
+                own: Arc::new(LocalMetadata::open(&dir.metadata(), &medium)?),
+                of_cluster: Some(Arc::clone(metadata)),
+                store: Arc::new(Store::open(&dir.store(), &medium)?),
+                data_dir: Some(Arc::clone(dir)),
             })
         }
     }
@@ -119,26 +166,35 @@ fn check_identity(storage: &Storage) -> Result<(), NodeError> {
 }
 
 /// The stored table, or a new one.
-fn open_table(
+async fn open_table(
     metadata: &dyn MetadataStore,
     wanted: Option<u32>,
 ) -> Result<PartitionTable, NodeError> {
     if wanted == Some(0) {
         return Err(NodeError::NoPartitions);
     }
-    if let Some((table, _)) = PartitionTable::load(metadata)? {
-        let found = u32::try_from(table.rows.len()).unwrap_or(u32::MAX);
-        return match wanted {
-            Some(wanted) if wanted != found => Err(NodeError::PartitionsMismatch { wanted, found }),
-            _ => Ok(table),
-        };
+    let mut stored = PartitionTable::load_applied(metadata).await?;
+    if stored.is_none() {
+        let table = PartitionTable::equal(wanted.unwrap_or_else(cores));
+        match table.store(metadata, None).await {
+            Ok(_) => return Ok(table),
+            // Another node was first.
+            Err(NodeError::Metadata(MetadataError::PreconditionFailed { .. })) => {
+                stored = PartitionTable::load(metadata).await?;
+            }
+            Err(error) => return Err(error),
+        }
     }
-    let table = PartitionTable::equal(wanted.unwrap_or_else(cores));
-    table.store(metadata, None)?;
-    Ok(table)
+    let (table, _) = stored.unwrap_or_default();
+    let found = u32::try_from(table.rows.len()).unwrap_or(u32::MAX);
+    match wanted {
+        Some(wanted) if wanted != found => Err(NodeError::PartitionsMismatch { wanted, found }),
+        _ => Ok(table),
+    }
 }
 
-fn cores() -> u32 {
+/// Partitions of a new table.
+pub(crate) fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))
 }
 
@@ -148,6 +204,10 @@ struct Found {
     registry: Arc<Registry>,
     executor: Arc<Executor>,
     refill: RefillPool,
+}
+
+/// What brings changes of the metadata to the node.
+struct Watches {
     rule_books: Watch,
     aliases: Watch,
 }
@@ -167,6 +227,52 @@ fn start_capacity(registry: &Arc<Registry>, arbiter: &Arbiter, running_max: u32)
     arbiter.finish_jobs();
 }
 
+/// Starts the threads of a node over its storage.
+fn start_parts(
+    config: &NodeConfig,
+    storage: Storage,
+    metadata: Arc<dyn MetadataStore>,
+    table: PartitionTable,
+    executor: Executor,
+    clock: Arc<dyn Clock>,
+) -> Result<(Found, Parts), NodeError> {
+    let ids: Vec<_> = table.rows.iter().map(|row| row.id).collect();
+    let threads = config.threads.unwrap_or_else(|| (cores() as usize).min(ids.len())).max(1);
+    let host = executor.host().clone();
+    let steady: Arc<dyn Clock> =
+        Arc::new(SteadyClock::new(Arc::clone(&clock), Timestamp::default()));
+    let arbiters = host.arbiters(threads, &steady).map_err(NodeError::Thread)?;
+    let refill = host.refill_pool(&config.faults).map_err(NodeError::Thread)?;
+    let (log, log_writer) = match &config.shared {
+        Some(shared) => (shared.writer(storage.node), None),
+        None => {
+            let writer = host.log_writer(&storage.log, config.trim_log);
+            let writer = writer.map_err(NodeError::Thread)?;
+            (writer.handle(), Some(writer))
+        }
+    };
+    tell_snapshots(&*storage.own, ids.into_iter(), &log)?;
+    let registry = Arc::new(Registry::new(RegistryParts {
+        node: storage.node,
+        clock,
+        metadata,
+        own: Arc::clone(&storage.own),
+        shared: config.shared.clone(),
+        record_len_max: storage.log.record_len_max(),
+        table,
+        host,
+    }));
+    if let Some(shared) = &config.shared {
+        let peer: Weak<Registry> = Arc::downgrade(&registry);
+        shared.join(peer, registry.node);
+    }
+    if let Some(running_max) = config.running_max {
+        start_capacity(&registry, &arbiters[0], running_max);
+    }
+    let found = Found { storage, registry, executor: Arc::new(executor), refill };
+    Ok((found, Parts { arbiters, log, log_writer }))
+}
+
 impl Node {
     /// Opens the storage, starts the threads and the partitions, and waits until every partition
     /// leads.
@@ -179,8 +285,27 @@ impl Node {
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, NodeError> {
         let host = executor.host().clone();
-        let (node, rows) = host.blocking(move || Self::open(&config, executor, clock)).await??;
-        let node = Arc::new(node);
+        let opening = config.clone();
+        let open = move || -> Result<Storage, NodeError> {
+            let storage = open_storage(&opening)?;
+            check_identity(&storage)?;
+            Ok(storage)
+        };
+        let storage = host.blocking(open).await??;
+        let metadata = storage.of_cluster.clone().unwrap_or_else(|| {
+            Arc::new(OwnMetadata::new(Arc::clone(&storage.own), host.clone())) as _
+        });
+        let table = open_table(&*metadata, config.partitions).await?;
+        let rows = table.rows.clone();
+        let starting = config.clone();
+        let start = move || start_parts(&starting, storage, metadata, table, executor, clock);
+        let (found, parts) = host.blocking(start).await??;
+        // Before any partition starts: the rules are known then.
+        let watches = Watches {
+            rule_books: found.registry.watch_rule_book().await?,
+            aliases: found.registry.watch_aliases(&found.executor).await?,
+        };
+        let node = Arc::new(Self::assemble(&config, found, parts, watches));
         node.watch_tokio();
         for row in rows {
             if let Err(error) = node.partitions.start_partition(row).await {
@@ -189,61 +314,15 @@ impl Node {
                 return Err(error);
             }
         }
-        node.partitions.follow_table()?;
+        node.partitions.follow_table().await?;
         Ok(node)
     }
 
-    fn open(
-        config: &NodeConfig,
-        executor: Executor,
-        clock: Arc<dyn Clock>,
-    ) -> Result<(Self, Vec<Row>), NodeError> {
-        let storage = open_storage(config)?;
-        check_identity(&storage)?;
-        let table = open_table(&*storage.metadata, config.partitions)?;
-        let rows = table.rows.clone();
-        let threads = config.threads.unwrap_or_else(|| (cores() as usize).min(rows.len())).max(1);
-        let host = executor.host().clone();
-        let steady: Arc<dyn Clock> =
-            Arc::new(SteadyClock::new(Arc::clone(&clock), Timestamp::default()));
-        let arbiters = host.arbiters(threads, &steady).map_err(NodeError::Thread)?;
-        let refill = host.refill_pool(&config.faults).map_err(NodeError::Thread)?;
-        let (log, log_writer) = match &config.shared {
-            Some(shared) => (shared.writer(storage.node), None),
-            None => {
-                let writer = host.log_writer(&storage.log, config.trim_log);
-                let writer = writer.map_err(NodeError::Thread)?;
-                (writer.handle(), Some(writer))
-            }
-        };
-        tell_snapshots(&*storage.metadata, rows.iter().map(|row| row.id), &log)?;
-        let registry = Arc::new(Registry::new(RegistryParts {
-            node: storage.node,
-            clock: Arc::clone(&clock),
-            metadata: Arc::clone(&storage.metadata),
-            shared: config.shared.clone(),
-            record_len_max: storage.log.record_len_max(),
-            table,
-            host,
-        }));
-        if let Some(shared) = &config.shared {
-            let peer: Weak<Registry> = Arc::downgrade(&registry);
-            shared.join(peer, registry.node);
-        }
-        if let Some(running_max) = config.running_max {
-            start_capacity(&registry, &arbiters[0], running_max);
-        }
-        let rule_books = registry.watch_rule_book()?;
-        let executor = Arc::new(executor);
-        let aliases = registry.watch_aliases(&executor)?;
-        let found = Found { storage, registry, executor, refill, rule_books, aliases };
-        Ok((Self::assemble(config, found, Parts { arbiters, log, log_writer }), rows))
-    }
-
     /// The handles over the opened parts.
-    fn assemble(config: &NodeConfig, found: Found, parts: Parts) -> Self {
-        let Found { storage, registry, executor, refill, rule_books, aliases } = found;
-        let data_dir = storage.data_dir.map(Arc::new);
+    fn assemble(config: &NodeConfig, found: Found, parts: Parts, watches: Watches) -> Self {
+        let Found { storage, registry, executor, refill } = found;
+        let Watches { rule_books, aliases } = watches;
+        let data_dir = storage.data_dir;
         let access = Arc::new(Access::new(Arc::clone(&registry)));
         let rules = Arc::new(Rules::new(Arc::clone(&registry)));
         let machinery = Arc::new(Machinery::new(parts));

@@ -10,7 +10,10 @@ use forebay_engine::{
     partition::machine::VQueueLimits,
 };
 use forebay_messages::{PartitionId, Timestamp};
-use forebay_storage::{DataDir, metadata::Watch};
+use forebay_storage::{
+    DataDir,
+    metadata::{MetadataError, Watch},
+};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -38,6 +41,8 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(5);
 /// Maximum time for a replica to open its gate after a request to lead.
 const LEAD_WITHIN: Duration = Duration::from_secs(30);
 
+/// Attempts to change the table before a race with other nodes is given up.
+const TRIES_MAX: usize = 16;
 /// Interval of checks of [`Partitions::drained`].
 const DRAIN_LOOK: Duration = Duration::from_millis(2);
 
@@ -206,7 +211,7 @@ impl Partitions {
         self.registry.check_up()?;
         let row = self.change_table(move |table| table.add(range)).await?;
         let Err(error) = self.start_partition(row).await else { return Ok(row.id) };
-        if self.registry.shared().is_some() {
+        if self.registry.table_is_shared() {
             if self.registry.status(row.id).is_none_or(|status| status.stopped.is_none()) {
                 self.registry.report_stopped(row.id, error.to_string());
             }
@@ -284,24 +289,35 @@ impl Partitions {
         Ok(())
     }
 
-    /// Changes the stored table and then the one in memory, on a thread that may block.
-    /// To be called while `changing` is held.
-    async fn change_table<T: Send + 'static>(
+    /// Changes the stored table and then the one in memory. To be called while `changing` is held.
+    async fn change_table<T: Send>(
         &self,
-        change: impl FnOnce(&mut PartitionTable) -> Result<T, NodeError> + Send + 'static,
+        change: impl Fn(&mut PartitionTable) -> Result<T, NodeError> + Send,
     ) -> Result<T, NodeError> {
-        let registry = Arc::clone(&self.registry);
-        let changing = move || {
-            let stored = PartitionTable::load(&*registry.metadata)?;
+        let metadata = &*self.registry.metadata;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let stored = PartitionTable::load(metadata).await?;
             let (mut table, version) = match stored {
                 Some((table, version)) => (table, Some(version)),
-                None => (registry.table().clone(), None),
+                None => (self.registry.table().clone(), None),
             };
+            // Partitions of other nodes that were not started here yet are not routed to.
+            let present = self.registry.partitions();
+            let is_unknown = |row: &Row| !present.contains(&row.id);
+            let unknown: Vec<_> = table.rows.iter().copied().filter(is_unknown).collect();
             let changed = change(&mut table)?;
-            table.store(&*registry.metadata, version)?;
-            dropped::change_table(&registry, |present| *present = table);
-            Ok(changed)
-        };
-        self.registry.blocking(changing).await?
+            match table.store(metadata, version).await {
+                Ok(_) => {
+                    table.rows.retain(|row| !unknown.contains(row));
+                    dropped::change_table(&self.registry, |present| *present = table);
+                    return Ok(changed);
+                }
+                Err(NodeError::Metadata(MetadataError::PreconditionFailed { .. }))
+                    if tries < TRIES_MAX => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }

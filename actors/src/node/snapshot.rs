@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use bytes::Bytes;
 use forebay_messages::{Lsn, PartitionId};
 use forebay_storage::{
-    metadata::{MetaKey, MetadataStore, Precondition},
+    metadata::{BlockingMetadata, KeyWrite, MetaKey, Precondition},
     snapshot::{self, Manifest, Source},
 };
 
@@ -13,6 +13,7 @@ use crate::{
     cluster::copy_rows::hold_trim,
     error::NodeError,
     log_writer::{LogCommand, LogHandle},
+    rules::stored,
 };
 
 use super::Node;
@@ -26,11 +27,12 @@ impl Node {
     /// [`NodeError::Snapshot`].
     pub async fn snapshot(&self, to: &Path) -> Result<Manifest, NodeError> {
         self.registry.check_up()?;
+        self.keep_copy_of_cluster().await?;
         let log = self.machinery.log()?;
         let release = hold_trim(log.clone()).await?;
         let (store, log_store) = (Arc::clone(&self.store), Arc::clone(&self.log_store));
         let (metadata, now, to) =
-            (Arc::clone(&self.registry.metadata), self.registry.clock().now(), to.to_owned());
+            (Arc::clone(&self.registry.own), self.registry.clock().now(), to.to_owned());
         let taking = tokio::task::spawn_blocking(move || {
             let source = Source { store: &store, log: &*log_store, metadata: &*metadata };
             let manifest = snapshot::create(&to, source, now)?;
@@ -47,9 +49,35 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Copies what a cluster shares into the node's own metadata, from which it is part of a
+    /// snapshot: a directory restored from it runs alone, with the rules and partitions known here.
+    async fn keep_copy_of_cluster(&self) -> Result<(), NodeError> {
+        let metadata = &*self.registry.metadata;
+        if !metadata.is_shared() {
+            return Ok(());
+        }
+        let mut values = Vec::new();
+        for key in [MetaKey::partition_table(), MetaKey::rule_book(), MetaKey::aliases()] {
+            let found = metadata.get_applied(&key).await?;
+            values.push((key, found.map(|found| found.value)));
+        }
+        // Without a majority it is the history of the last snapshot.
+        if let Ok(history) = stored::history(metadata).await {
+            let history = Some(Bytes::from(history.encode()));
+            values.push((MetaKey::rule_book_history(), history));
+        }
+        let write = |(key, value)| KeyWrite { key, value, precondition: Precondition::None };
+        let writes: Vec<_> = values.into_iter().map(write).collect();
+        let own = Arc::clone(&self.registry.own);
+        self.registry.blocking(move || own.put_all(&writes)).await??;
+        Ok(())
+    }
+}
+
 /// Tells the writer of a log which snapshots exist.
 pub(crate) fn tell_snapshots(
-    metadata: &dyn MetadataStore,
+    metadata: &dyn BlockingMetadata,
     partitions: impl Iterator<Item = PartitionId>,
     log: &LogHandle,
 ) -> Result<(), NodeError> {

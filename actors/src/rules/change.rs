@@ -1,49 +1,20 @@
 //! Changing the rule book: compare-and-swap in the metadata store, then through the log of every
 //! partition that is led here.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use forebay_engine::{
     partition::{rows::FsmSlot, store::Rows},
     rules::{BookVersion, History, MAX_RULES_PER_BOOK, RuleBook, RuleChange, check_supported},
 };
 use forebay_messages::{PartitionId, record::RECORD_ROOM};
-use forebay_storage::metadata::{MetaKey, MetadataError, MetadataStore, Precondition, Version};
+use forebay_storage::metadata::MetadataError;
 
 use crate::error::NodeError;
 
-use super::Rules;
+use super::{Rules, stored};
 
 /// Attempts before a race with other writers is given up.
 const TRIES_MAX: usize = 16;
-
-fn stored_book(metadata: &dyn MetadataStore) -> Result<(RuleBook, Option<Version>), NodeError> {
-    match metadata.get(&MetaKey::rule_book())? {
-        None => Ok((RuleBook::default(), None)),
-        Some(found) => Ok((RuleBook::decode(&found.value)?, Some(found.version))),
-    }
-}
-
-fn stored_history(metadata: &dyn MetadataStore) -> Result<History, NodeError> {
-    match metadata.get(&MetaKey::rule_book_history())? {
-        None => Ok(History::default()),
-        Some(found) => Ok(History::decode(&found.value)?),
-    }
-}
-
-/// Stores a book and its history in one write, if the stored book still has this version.
-fn store_book(
-    metadata: &dyn MetadataStore,
-    book: Bytes,
-    history: &History,
-    version: Option<Version>,
-) -> Result<Version, MetadataError> {
-    let precondition = version.map_or(Precondition::DoesNotExist, Precondition::MatchesVersion);
-    let history_key = MetaKey::rule_book_history();
-    let also = (&history_key, Bytes::from(history.encode()));
-    metadata.put_with(&MetaKey::rule_book(), book, precondition, also)
-}
 
 impl Rules {
     /// The newest rule book, read from the metadata. Cancel-safe.
@@ -51,9 +22,7 @@ impl Rules {
     /// # Errors
     /// When it cannot be read.
     pub async fn newest(&self) -> Result<RuleBook, NodeError> {
-        let registry = Arc::clone(&self.registry);
-        let read = move || stored_book(&*registry.metadata).map(|(book, _)| book);
-        self.registry.blocking(read).await?
+        stored::book(&*self.registry.metadata).await
     }
 
     /// The book applied by the local replica of a partition, for tests. Blocks: it reads the rows.
@@ -73,8 +42,7 @@ impl Rules {
     /// # Errors
     /// When they cannot be read.
     pub async fn history(&self) -> Result<History, NodeError> {
-        let registry = Arc::clone(&self.registry);
-        self.registry.blocking(move || stored_history(&*registry.metadata)).await?
+        stored::history(&*self.registry.metadata).await
     }
 
     /// Changes the rule book and returns once every partition led here has applied it. `make` gets
@@ -141,37 +109,31 @@ impl Rules {
     /// Swaps the stored book, and with it the history, for the result of `change` (`None`: nothing
     /// to do).
     ///
-    /// Both are one write, on a thread that may block: no error follows a change that is
-    /// already in force.
+    /// Both are one write: no error follows a change that is already in force.
     async fn swap_book(
         &self,
         author: &str,
         change: impl Fn(&RuleBook) -> Result<Option<RuleBook>, NodeError> + Send,
     ) -> Result<RuleBook, NodeError> {
         let _changing = self.registry.rules_changing.lock().await;
+        let metadata = &*self.registry.metadata;
+        // Every partition gets the whole book in one record.
+        let len_max = self.registry.record_len_max.saturating_sub(RECORD_ROOM);
+        let len_max = len_max.min(stored::book_len_max(metadata));
         let mut tries = 0;
         loop {
             tries += 1;
-            let registry = Arc::clone(&self.registry);
-            let read = move || -> Result<_, NodeError> {
-                let metadata = &*registry.metadata;
-                Ok((stored_book(metadata)?, stored_history(metadata)?))
+            let present = stored::read(metadata).await?;
+            let Some(book) = change(&present.book)? else {
+                return Ok(present.book);
             };
-            let ((present, version), mut history) = self.registry.blocking(read).await??;
-            let Some(book) = change(&present)? else {
-                return Ok(present);
-            };
-            history.record(book.clone(), author, self.registry.clock().now());
             let bytes = Bytes::from(book.encode());
-            // Every partition gets the whole book in one record.
-            let len_max = self.registry.record_len_max.saturating_sub(RECORD_ROOM);
             if bytes.len() > len_max {
                 return Err(NodeError::RuleBookTooLarge { len: bytes.len(), len_max });
             }
-            let registry = Arc::clone(&self.registry);
-            let put = move || store_book(&*registry.metadata, bytes, &history, version);
-            match self.registry.blocking(put).await? {
-                Ok(_) => return Ok(book),
+            let now = self.registry.clock().now();
+            match present.replace(metadata, &book, bytes, author, now).await {
+                Ok(()) => return Ok(book),
                 Err(MetadataError::PreconditionFailed { .. }) if tries < TRIES_MAX => {}
                 Err(error) => return Err(error.into()),
             }

@@ -59,7 +59,7 @@ impl RuleBooks {
     }
 
     /// The version that a replica has applied.
-    pub(super) fn version_of(&self, partition: PartitionId) -> BookVersion {
+    pub(crate) fn version_of(&self, partition: PartitionId) -> BookVersion {
         self.applied.borrow().get(&partition).copied().unwrap_or_default()
     }
 

@@ -7,6 +7,7 @@ pub(crate) mod known;
 
 mod change;
 mod publish;
+pub(crate) mod stored;
 
 use std::sync::Arc;
 

@@ -34,14 +34,14 @@ impl Registry {
 
     /// Follows the rule book in the metadata until the watch is dropped. The present one is known
     /// when this returns.
-    pub(crate) fn watch_rule_book(self: &Arc<Self>) -> Result<Watch, MetadataError> {
+    pub(crate) async fn watch_rule_book(self: &Arc<Self>) -> Result<Watch, MetadataError> {
         let registry = Arc::downgrade(self);
         let on_change = move |change: &Change| {
             if let (Some(registry), Some(book)) = (registry.upgrade(), &change.value) {
                 registry.rule_book_stored(book);
             }
         };
-        self.metadata.watch(&MetaKey::rule_book(), Box::new(on_change))
+        self.metadata.watch(&MetaKey::rule_book(), Box::new(on_change)).await
     }
 
     /// The metadata has another book.

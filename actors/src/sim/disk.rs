@@ -11,7 +11,7 @@ use forebay_storage::{
     Fault, Medium,
     fault::{FaultLog, StoreFaults},
     log::{LogStore, MemoryLog, RECORD_LEN_MAX},
-    metadata::{MemoryMetadata, MetadataStore},
+    metadata::{BlockingMetadata, MemoryMetadata},
     partition::{Digest, Store, StoreError},
 };
 
@@ -42,7 +42,7 @@ impl std::fmt::Debug for Disk {
 }
 
 /// Log, metadata and rows of a node.
-type Opened = (Arc<dyn LogStore>, Arc<dyn MetadataStore>, Arc<Store>);
+type Opened = (Arc<dyn LogStore>, Arc<dyn BlockingMetadata>, Arc<Store>);
 
 impl Disk {
     /// Empty storage.
@@ -89,7 +89,7 @@ impl Disk {
     }
 
     /// Its log and its metadata.
-    pub(super) fn ports(&self) -> (Arc<dyn LogStore>, Arc<dyn MetadataStore>) {
+    pub(super) fn ports(&self) -> (Arc<dyn LogStore>, Arc<dyn BlockingMetadata>) {
         (Arc::clone(&self.log) as _, Arc::clone(&self.metadata) as _)
     }
 

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::{ValueError, values::seconds};
 
-/// Run a node of a cluster: it takes part in the metadata and runs no entries
+/// Run a node of a cluster: it takes part in the metadata and keeps entries, but runs no handlers
 #[derive(Args, Clone, Debug)]
 pub(crate) struct NodeArgs {
     /// Its name, which is also in its certificate: lower-case letters, digits and `-`
@@ -25,6 +25,12 @@ pub(crate) struct NodeArgs {
     /// Directory with ca.pem, cert.pem and key.pem, as `forebay cluster init-tls` makes it
     #[arg(long, value_name = "DIR")]
     pub(crate) tls: Option<PathBuf>,
+    /// Partitions of a new cluster, if this node provisions it [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) partitions: Option<u32>,
+    /// A member that was not reached for this time is replaced by a standby [default: 1m]
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    pub(crate) dead_after: Option<Duration>,
 }
 
 fn peer(text: &str) -> Result<(String, String), ValueError> {

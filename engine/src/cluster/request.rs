@@ -10,6 +10,7 @@
 //! | 7 | refused | done |
 //! | 8 | status | status |
 //! | 9 | base | base |
+//! | 10 | get of several keys | rows, not leader, unavailable |
 //!
 //! The first byte is the format. Numbers are big-endian.
 
@@ -20,6 +21,7 @@ use crate::consensus::{DecodeError, Put, Reader, StorageId};
 use crate::metadata::{Command, Outcome, Row, decode_block, encode_block};
 
 const FORMAT: u8 = 1;
+const KEY_BYTES_MIN: usize = 4;
 const PEER_BYTES_MIN: usize = 8;
 const ROW_BYTES_MIN: usize = 13;
 
@@ -65,6 +67,11 @@ pub enum NodeRequest {
     Status,
     /// Which snapshot the receiver has.
     Base,
+    /// To the leader: a linearizable read of several keys, as of one moment.
+    GetAll {
+        /// The keys.
+        keys: Vec<ByteString>,
+    },
 }
 
 /// A node and its address.
@@ -171,6 +178,11 @@ impl NodeRequest {
             }
             Self::Status => out.put_u8(8),
             Self::Base => out.put_u8(9),
+            Self::GetAll { keys } => {
+                out.put_u8(10);
+                out.put_count(keys.len());
+                keys.iter().for_each(|key| out.put_slice(key.as_bytes()));
+            }
         }
         out.into()
     }
@@ -201,6 +213,7 @@ impl NodeRequest {
             7 => Self::Refused { reason: reader.text()? },
             8 => Self::Status,
             9 => Self::Base,
+            10 => Self::GetAll { keys: reader.list(KEY_BYTES_MIN, Reader::text)? },
             tag => return Err(DecodeError::UnknownKind { what: "a request", tag }),
         };
         reader.end()?;

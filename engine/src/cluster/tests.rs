@@ -132,6 +132,7 @@ fn requests() -> Vec<NodeRequest> {
         NodeRequest::Refused { reason: "r".into() },
         NodeRequest::Status,
         NodeRequest::Base,
+        NodeRequest::GetAll { keys: vec!["k".into(), "l".into()] },
     ]
 }
 
@@ -158,7 +159,7 @@ fn answers() -> Vec<NodeAnswer> {
     ]
 }
 
-const REQUESTS: [&str; 9] = [
+const REQUESTS: [&str; 10] = [
     "0101",
     "010200000000000000000000000000000005",
     "010300000001610000000000000000000000000000000700000003613a31",
@@ -168,6 +169,7 @@ const REQUESTS: [&str; 9] = [
     "01070000000172",
     "0108",
     "0109",
+    "010a00000002000000016b000000016c",
 ];
 const ANSWERS: [&str; 12] = [
     "0101",

@@ -57,6 +57,14 @@ impl Bases {
         Ok(numbers)
     }
 
+    /// Whether there is one: the directory belongs to a node of a cluster. Blocks.
+    ///
+    /// # Errors
+    /// [`ConsensusError::Fault`].
+    pub fn exist(&self) -> Result<bool, ConsensusError> {
+        Ok(!self.numbers()?.is_empty())
+    }
+
     /// The newest snapshot and its length in bytes; `None` if there is none. Blocks.
     ///
     /// # Errors

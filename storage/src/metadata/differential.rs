@@ -4,7 +4,9 @@ use bytes::Bytes;
 use forebay_engine::metadata::{Change, ClientId, Command, Expected, Outcome, State};
 use proptest::prelude::*;
 
-use super::{MemoryMetadata, MetaKey, MetadataError, MetadataStore as _, Precondition, Version};
+use super::{
+    BlockingMetadata as _, KeyWrite, MemoryMetadata, MetaKey, MetadataError, Precondition, Version,
+};
 
 #[derive(Clone, Debug)]
 enum Call {
@@ -48,8 +50,12 @@ fn in_memory(store: &MemoryMetadata, call: &Call, value: Bytes) -> Answer {
     let done = match call {
         Call::Put(at, precondition) => store.put(&key(*at), value, *precondition).map(Some),
         Call::PutWith(at, precondition) => {
-            let also = key(ALSO);
-            store.put_with(&key(*at), value.clone(), *precondition, (&also, value)).map(Some)
+            let write = |at, precondition| {
+                let value = Some(value.clone());
+                KeyWrite { key: key(at), value, precondition }
+            };
+            let writes = [write(*at, *precondition), write(ALSO, Precondition::None)];
+            store.put_all(&writes).map(|versions| Some(versions[0]))
         }
         Call::Delete(at, precondition) => store.delete(&key(*at), *precondition).map(|()| None),
     };

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use forebay_messages::{Epoch, PartitionId};
 
-use super::{MetaKey, MetadataError, MetadataStore, Precondition, Versioned};
+use super::{BlockingMetadata, MetaKey, MetadataError, Precondition, Versioned};
 
 /// Maximum number of tries in a race with other candidates.
 const TRIES_MAX: usize = 32;
@@ -15,7 +15,7 @@ const TRIES_MAX: usize = 32;
 /// [`MetadataError::PreconditionFailed`] if other candidates won every time, else see
 /// [`MetadataError`].
 pub fn next_epoch(
-    store: &dyn MetadataStore,
+    store: &dyn BlockingMetadata,
     partition: PartitionId,
     at_least: Epoch,
 ) -> Result<Epoch, MetadataError> {
@@ -42,7 +42,7 @@ pub fn next_epoch(
 /// # Errors
 /// See [`MetadataError`].
 pub fn last_epoch(
-    store: &dyn MetadataStore,
+    store: &dyn BlockingMetadata,
     partition: PartitionId,
 ) -> Result<Epoch, MetadataError> {
     let key = MetaKey::leader_epoch(partition);

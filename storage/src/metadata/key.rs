@@ -65,6 +65,15 @@ impl MetaKey {
         Self(Cow::Borrowed("rule-book-history"))
     }
 
+    /// What the keys of [`Self::rule_book_version`] begin with.
+    pub const RULE_BOOK_VERSIONS: &str = "rule-book-history/";
+
+    /// A version of the rule book, in the metadata of a cluster. In the order of their versions.
+    #[must_use]
+    pub fn rule_book_version(version: u64) -> Self {
+        Self(Cow::Owned(format!("{}{version:020}", Self::RULE_BOOK_VERSIONS)))
+    }
+
     /// Aliases: which handlers serve services of other names.
     #[must_use]
     pub const fn aliases() -> Self {

@@ -14,11 +14,14 @@ use std::{
 
 use bilrost::{Message, OwnedMessage};
 use bytes::Bytes;
-use rocksdb::{DB, DBRecoveryMode, Options, WriteBatch, WriteOptions, checkpoint::Checkpoint};
+use rocksdb::{
+    DB, DBRecoveryMode, Direction, IteratorMode, Options, WriteBatch, WriteOptions,
+    checkpoint::Checkpoint,
+};
 
 use super::{
-    MetaKey, MetadataError, MetadataStore, OnChange, Precondition, Row, Version, Versioned, Watch,
-    watch::Watchers,
+    BlockingMetadata, KeyWrite, MetaKey, MetadataError, OnChange, Precondition, Row, Version,
+    Versioned, Watch, changed_rows, watch::Watchers,
 };
 use crate::{Fault, Medium, sync};
 
@@ -73,11 +76,13 @@ impl LocalMetadata {
             .get(db_key(key))
             .map_err(|error| Fault::from_rocksdb("read the metadata store", &self.path, error))?;
         let Some(bytes) = bytes else { return Ok(Row::default()) };
-        Row::decode(Bytes::from(bytes)).map_err(|error| MetadataError::Corrupt {
-            key: key.to_string(),
-            path: self.path.display().to_string(),
-            reason: error.to_string(),
-        })
+        Row::decode(Bytes::from(bytes))
+            .map_err(|error| self.damaged(key.as_str(), error.to_string()))
+    }
+
+    fn damaged(&self, key: &str, reason: String) -> MetadataError {
+        let path = self.path.display().to_string();
+        MetadataError::Corrupt { key: key.to_owned(), path, reason }
     }
 
     fn change(
@@ -124,9 +129,28 @@ impl LocalMetadata {
     }
 }
 
-impl MetadataStore for LocalMetadata {
+impl BlockingMetadata for LocalMetadata {
     fn get(&self, key: &MetaKey) -> Result<Option<Versioned>, MetadataError> {
         self.row(key).map(Row::versioned)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<(MetaKey, Versioned)>, MetadataError> {
+        let first = [&[KIND], prefix.as_bytes()].concat();
+        let mut all = Vec::new();
+        for found in self.db.iterator(IteratorMode::From(&first, Direction::Forward)) {
+            let (key, row) = found.map_err(|error| {
+                Fault::from_rocksdb("read the metadata store", &self.path, error)
+            })?;
+            if !key.starts_with(&first) {
+                break;
+            }
+            let text = String::from_utf8_lossy(&key[1..]).into_owned();
+            let damaged = |reason: String| self.damaged(&text, reason);
+            let row = Row::decode(Bytes::from(row)).map_err(|error| damaged(error.to_string()))?;
+            let key = MetaKey::new(text.clone()).map_err(|error| damaged(error.to_string()))?;
+            all.extend(row.versioned().map(|found| (key, found)));
+        }
+        Ok(all)
     }
 
     fn put(
@@ -138,19 +162,16 @@ impl MetadataStore for LocalMetadata {
         self.change(key, Some(value), precondition)
     }
 
-    fn put_with(
-        &self,
-        key: &MetaKey,
-        value: Bytes,
-        precondition: Precondition,
-        (also, also_value): (&MetaKey, Bytes),
-    ) -> Result<Version, MetadataError> {
+    fn put_all(&self, writes: &[KeyWrite]) -> Result<Vec<Version>, MetadataError> {
         let mut broken = sync::lock(&self.writer);
-        let first = self.row(key)?.change(key, Some(value), precondition)?;
-        let second = self.row(also)?.change(also, Some(also_value), Precondition::None)?;
-        let version = Version(first.version);
-        self.write(&mut broken, &[(key, first), (also, second)])?;
-        Ok(version)
+        let rows = changed_rows(writes, |key| self.row(key))?;
+        let versions = rows.iter().map(|(_, row, _)| Version(row.version)).collect();
+        let changed = rows.into_iter().filter(|(_, _, is_changed)| *is_changed);
+        let changed: Vec<_> = changed.map(|(key, row, _)| (key, row)).collect();
+        if !changed.is_empty() {
+            self.write(&mut broken, &changed)?;
+        }
+        Ok(versions)
     }
 
     fn delete(&self, key: &MetaKey, precondition: Precondition) -> Result<(), MetadataError> {

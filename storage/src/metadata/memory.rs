@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Mutex};
 use bytes::Bytes;
 
 use super::{
-    MetaKey, MetadataError, MetadataStore, OnChange, Precondition, Row, Version, Versioned, Watch,
-    watch::Watchers,
+    BlockingMetadata, KeyWrite, MetaKey, MetadataError, OnChange, Precondition, Row, Version,
+    Versioned, Watch, changed_rows, watch::Watchers,
 };
 use crate::sync;
 
@@ -42,9 +42,15 @@ impl MemoryMetadata {
     }
 }
 
-impl MetadataStore for MemoryMetadata {
+impl BlockingMetadata for MemoryMetadata {
     fn get(&self, key: &MetaKey) -> Result<Option<Versioned>, MetadataError> {
         Ok(sync::lock(&self.rows).get(key).cloned().and_then(Row::versioned))
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<(MetaKey, Versioned)>, MetadataError> {
+        let rows = sync::lock(&self.rows);
+        let all = rows.iter().filter(|(key, _)| key.as_str().starts_with(prefix));
+        Ok(all.filter_map(|(key, row)| Some((key.clone(), row.clone().versioned()?))).collect())
     }
 
     fn put(
@@ -56,24 +62,19 @@ impl MetadataStore for MemoryMetadata {
         self.change(key, Some(value), precondition)
     }
 
-    fn put_with(
-        &self,
-        key: &MetaKey,
-        value: Bytes,
-        precondition: Precondition,
-        (also, also_value): (&MetaKey, Bytes),
-    ) -> Result<Version, MetadataError> {
+    fn put_all(&self, writes: &[KeyWrite]) -> Result<Vec<Version>, MetadataError> {
         let mut rows = sync::lock(&self.rows);
-        let row_of = |key: &MetaKey| rows.get(key).cloned().unwrap_or_default();
-        let first = row_of(key).change(key, Some(value), precondition)?;
-        let second = row_of(also).change(also, Some(also_value), Precondition::None)?;
-        let version = Version(first.version);
-        for (key, row) in [(key, first), (also, second)] {
-            let change = row.as_change(key);
-            rows.insert(key.clone(), row);
-            self.watchers.notify(&change);
+        let row_of = |key: &MetaKey| Ok(rows.get(key).cloned().unwrap_or_default());
+        let changed = changed_rows(writes, row_of)?;
+        let versions = changed.iter().map(|(_, row, _)| Version(row.version)).collect();
+        for (key, row, is_changed) in changed {
+            if is_changed {
+                let change = row.as_change(key);
+                rows.insert(key.clone(), row);
+                self.watchers.notify(&change);
+            }
         }
-        Ok(version)
+        Ok(versions)
     }
 
     fn delete(&self, key: &MetaKey, precondition: Precondition) -> Result<(), MetadataError> {

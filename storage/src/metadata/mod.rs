@@ -1,13 +1,15 @@
 //! The metadata store: a small, strongly consistent, versioned key-value store.
 //!
-//! Owns: the port [`MetadataStore`], its providers for one node, and the names of the well-known
-//! keys. Must always hold: the version of a key only grows, even over its deletion and return; a
-//! change is durable before it is announced. Must not know: the meaning of the values.
+//! Owns: the ports [`MetadataStore`] (futures, for one node or a cluster) and [`BlockingMetadata`]
+//! (one node), the providers for one node, and the names of the well-known keys. Must always hold:
+//! the version of a key only grows, even over its deletion and return; a change is durable before
+//! it is announced. Must not know: the meaning of the values, async runtimes.
 
 mod epoch;
 mod key;
 mod local;
 mod memory;
+mod port;
 mod watch;
 
 use std::path::Path;
@@ -21,6 +23,7 @@ pub use epoch::{last_epoch, next_epoch};
 pub use key::{KEY_LEN_MAX, KeyError, MetaKey};
 pub use local::LocalMetadata;
 pub use memory::MemoryMetadata;
+pub use port::{MetadataFuture, MetadataStore};
 pub use watch::{OnChange, Watch};
 
 /// Version of a key: 1 for the first value, one more with every change.
@@ -51,6 +54,17 @@ pub enum Precondition {
     DoesNotExist,
     /// The key has a value of exactly this version.
     MatchesVersion(Version),
+}
+
+/// A change of a key that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyWrite {
+    /// The key.
+    pub key: MetaKey,
+    /// Its new value; `None` deletes it.
+    pub value: Option<Bytes>,
+    /// What must hold of the key.
+    pub precondition: Precondition,
 }
 
 /// A change of a key, as reported to watchers.
@@ -97,13 +111,28 @@ pub enum MetadataError {
     /// The store has no files to copy.
     #[error("the metadata are kept in memory: there is nothing to take a snapshot of")]
     InMemory,
+    /// A change cannot be made by any store.
+    #[error("{0}")]
+    Refused(String),
+    /// The nodes that decide about the metadata were not reached; nothing was changed.
+    #[error("the metadata of the cluster are not available: {0}")]
+    Unavailable(String),
+    /// The process stops, or a bug was met; a change may have been made.
+    #[error("a call of the metadata was interrupted: {0}")]
+    Interrupted(String),
+    /// No answer came in time: the change may have been made, or may be made later.
+    #[error(
+        "the metadata of the cluster did not answer in time: the change may have been made; look \
+         before you repeat it"
+    )]
+    OutcomeUnknown,
     /// Files could not be read or written. After a failed write the outcome is unknown.
     #[error(transparent)]
     Fault(#[from] Fault),
 }
 
-/// A small, strongly consistent, versioned key-value store. Calls block.
-pub trait MetadataStore: Send + Sync {
+/// The metadata of one node. Calls block.
+pub trait BlockingMetadata: Send + Sync {
     /// The current value.
     ///
     /// # Errors
@@ -118,6 +147,12 @@ pub trait MetadataStore: Send + Sync {
         Ok(self.get(key)?.map(|found| found.version))
     }
 
+    /// The keys that begin with a prefix and have a value, in order.
+    ///
+    /// # Errors
+    /// See [`Self::get`].
+    fn list(&self, prefix: &str) -> Result<Vec<(MetaKey, Versioned)>, MetadataError>;
+
     /// Writes a value and returns its new version. Durable when it returns.
     ///
     /// # Errors
@@ -129,18 +164,13 @@ pub trait MetadataStore: Send + Sync {
         precondition: Precondition,
     ) -> Result<Version, MetadataError>;
 
-    /// Like [`Self::put`], and writes another key in the same step: afterwards both values exist or
-    /// neither. The precondition applies to the first key.
+    /// Makes all of these changes, of different keys, in one step, or none. Returns the versions of
+    /// the keys, in order.
     ///
     /// # Errors
-    /// See [`Self::put`]. After an error neither value was written, as far as is known.
-    fn put_with(
-        &self,
-        key: &MetaKey,
-        value: Bytes,
-        precondition: Precondition,
-        also: (&MetaKey, Bytes),
-    ) -> Result<Version, MetadataError>;
+    /// See [`Self::put`]; [`MetadataError::Refused`] when a key stands in it twice. After an error
+    /// nothing was changed, as far as is known.
+    fn put_all(&self, writes: &[KeyWrite]) -> Result<Vec<Version>, MetadataError>;
 
     /// Deletes a value; the deletion is a change with its own version. Deleting a missing value
     /// changes nothing.
@@ -207,6 +237,30 @@ impl Row {
     fn as_change(&self, key: &MetaKey) -> Change {
         Change { key: key.clone(), version: Version(self.version), value: self.value.clone() }
     }
+}
+
+/// The rows after several changes, in their order, and whether each is to be written: deleting a
+/// missing value changes nothing. Fails if a precondition does not hold.
+fn changed_rows(
+    writes: &[KeyWrite],
+    row_of: impl Fn(&MetaKey) -> Result<Row, MetadataError>,
+) -> Result<Vec<(&MetaKey, Row, bool)>, MetadataError> {
+    for (at, write) in writes.iter().enumerate() {
+        if writes[..at].iter().any(|other| other.key == write.key) {
+            let key = &write.key;
+            return Err(MetadataError::Refused(format!("the key `{key}` is changed twice")));
+        }
+    }
+    let mut rows = Vec::with_capacity(writes.len());
+    for KeyWrite { key, value, precondition } in writes {
+        let row = row_of(key)?;
+        let changed = row.change(key, value.clone(), *precondition)?;
+        rows.push(match changed.value.is_none() && row.value.is_none() {
+            true => (key, row, false),
+            false => (key, changed, true),
+        });
+    }
+    Ok(rows)
 }
 
 #[cfg(test)]

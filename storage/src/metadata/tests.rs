@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{Medium, fault::copy_dir};
 
-fn each(test: impl Fn(&dyn MetadataStore)) {
+fn each(test: impl Fn(&dyn BlockingMetadata)) {
     test(&MemoryMetadata::new());
     let memory = Medium::memory().unwrap();
     test(&LocalMetadata::open(Path::new("/metadata"), &memory).unwrap());
@@ -24,7 +24,7 @@ fn key() -> MetaKey {
     MetaKey::rule_book()
 }
 
-fn put(store: &dyn MetadataStore, text: &'static str) -> Version {
+fn put(store: &dyn BlockingMetadata, text: &'static str) -> Version {
     store.put(&key(), Bytes::from_static(text.as_bytes()), Precondition::None).unwrap()
 }
 
@@ -80,7 +80,12 @@ fn two_keys_are_written_in_one_step_or_not_at_all() {
         let _watches = [watch(&key()), watch(&other)];
         let both = |text: &'static str, precondition| {
             let value = Bytes::from_static(text.as_bytes());
-            store.put_with(&key(), value.clone(), precondition, (&other, value))
+            let write = |key: &MetaKey, precondition| {
+                let value = Some(value.clone());
+                KeyWrite { key: key.clone(), value, precondition }
+            };
+            let writes = [write(&key(), precondition), write(&other, Precondition::None)];
+            store.put_all(&writes).map(|versions| versions[0])
         };
         let value_of = |key: &MetaKey| store.get(key).unwrap().map(|found| found.value);
         assert_eq!(both("a", Precondition::DoesNotExist).unwrap(), Version(1));
@@ -92,6 +97,31 @@ fn two_keys_are_written_in_one_step_or_not_at_all() {
         }
         let expected = |version| [&key(), &other].map(|key| (key.to_string(), version));
         assert_eq!(*changes.lock().unwrap(), [expected(1), expected(2)].concat());
+    });
+}
+
+#[test]
+fn several_keys_are_written_deleted_and_listed() {
+    each(|store| {
+        let key = |name: &str| MetaKey::new(name).unwrap();
+        let write = |name: &str, value: Option<&'static str>| KeyWrite {
+            key: key(name),
+            value: value.map(|text| Bytes::from_static(text.as_bytes())),
+            precondition: Precondition::None,
+        };
+        let writes = [write("k/1", Some("a")), write("k/2", Some("b")), write("l", Some("c"))];
+        assert_eq!(store.put_all(&writes).unwrap(), [Version(1); 3]);
+        let deleted = store.put_all(&[write("k/1", None), write("k/0", None)]).unwrap();
+        assert_eq!(deleted, [Version(2), Version(0)], "a missing value is not deleted");
+        let twice = store.put_all(&[write("l", None), write("l", None)]);
+        assert!(matches!(twice, Err(MetadataError::Refused(_))), "{twice:?}");
+        let listed = |prefix: &str| {
+            let all = store.list(prefix).unwrap().into_iter();
+            all.map(|(key, found)| (key.to_string(), found.version.0)).collect::<Vec<_>>()
+        };
+        assert_eq!(listed("k/"), [("k/2".to_owned(), 1)]);
+        assert_eq!(listed(""), [("k/2".to_owned(), 1), ("l".to_owned(), 1)]);
+        assert_eq!(store.get(&key("l")).unwrap().unwrap().value, "c");
     });
 }
 
@@ -193,7 +223,7 @@ proptest! {
                 3 => Precondition::DoesNotExist,
                 version => Precondition::MatchesVersion(Version(version - 3)),
             };
-            let change = |store: &dyn MetadataStore| match is_put {
+            let change = |store: &dyn BlockingMetadata| match is_put {
                 true => store.put(&key, Bytes::from(vec![1]), precondition).ok(),
                 false => store.delete(&key, precondition).ok().map(|()| Version(0)),
             };

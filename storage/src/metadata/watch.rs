@@ -1,6 +1,7 @@
 //! Callbacks for changes of keys.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
     sync::{Arc, Mutex, Weak},
 };
@@ -27,15 +28,28 @@ struct Inner {
 /// Ends a watch when dropped. A call in progress on another thread may still finish after that.
 #[must_use = "dropping it ends the watch"]
 pub struct Watch {
-    inner: Weak<Mutex<Inner>>,
     key: MetaKey,
-    id: u64,
+    _guard: Box<dyn Any + Send + Sync>,
+}
+
+impl Watch {
+    /// A watch that ends when a guard of its provider is dropped.
+    pub fn new(key: MetaKey, guard: impl Any + Send + Sync) -> Self {
+        Self { key, _guard: Box::new(guard) }
+    }
 }
 
 impl std::fmt::Debug for Watch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Watch").field(&self.key).finish()
     }
+}
+
+/// Removes a callback when dropped.
+struct Guard {
+    inner: Weak<Mutex<Inner>>,
+    key: MetaKey,
+    id: u64,
 }
 
 impl Watchers {
@@ -48,7 +62,7 @@ impl Watchers {
         let id = inner.next_id;
         inner.next_id += 1;
         inner.watching.entry(key.clone()).or_default().insert(id, Arc::new(on_change));
-        Watch { inner: Arc::downgrade(&self.0), key: key.clone(), id }
+        Watch::new(key.clone(), Guard { inner: Arc::downgrade(&self.0), key: key.clone(), id })
     }
 
     /// Reports a durable change.
@@ -64,7 +78,7 @@ impl Watchers {
     }
 }
 
-impl Drop for Watch {
+impl Drop for Guard {
     fn drop(&mut self) {
         let Some(inner) = self.inner.upgrade() else { return };
         let mut inner = sync::lock(&inner);

@@ -23,7 +23,7 @@ use thiserror::Error;
 use crate::{
     Fault, Medium, OpenError,
     log::{LocalLog, LogError, LogId, LogStore},
-    metadata::{MetadataError, MetadataStore},
+    metadata::{BlockingMetadata, MetadataError},
     partition::{Store, StoreError},
 };
 
@@ -152,7 +152,7 @@ pub struct Source<'a> {
     /// The log they are derived from.
     pub log: &'a dyn LogStore,
     /// The metadata.
-    pub metadata: &'a dyn MetadataStore,
+    pub metadata: &'a dyn BlockingMetadata,
 }
 
 /// Takes a snapshot into a directory that does not exist or is empty. Blocks. Everything may

@@ -22,7 +22,7 @@ use forebay_messages::{
 use forebay_storage::{
     DataDir, Medium, fault,
     log::{Append, LocalLog, LogStore},
-    metadata::{LocalMetadata, MetaKey, MetadataStore, Precondition},
+    metadata::{BlockingMetadata, LocalMetadata, MetaKey, Precondition},
 };
 
 use super::{Row, settled};

@@ -3,6 +3,7 @@
 mod calls;
 mod cuts;
 mod disks;
+mod entries;
 mod failover;
 mod linear;
 mod loss;
@@ -274,10 +275,15 @@ fn keys_are_written_under_conditions_listed_and_deleted() {
 }
 
 #[test]
-fn other_commands_say_what_uses_the_directory() {
-    let cluster = Cluster::provisioned();
-    let refused = cluster.place.run(&["status", "--data-dir", "a"]);
-    refused.expect_refused(&["used by `forebay node`", "forebay cluster"]);
+fn commands_about_entries_wait_for_the_cluster() {
+    let mut cluster = Cluster::new(&["a"]);
+    cluster.start(0);
+    let early = cluster.place.run(&["status", "--data-dir", "a"]);
+    early.expect_refused(&["runs no entries", "part of no cluster yet", "forebay cluster status"]);
+    cluster.ask(0, &["provision"]).expect(0, &[]);
+    until("entries are answered", || {
+        (cluster.place.run(&["status", "--data-dir", "a"]).code == 0).then_some(())
+    });
 }
 
 /// Sockets and threads of a process.

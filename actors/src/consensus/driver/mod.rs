@@ -23,7 +23,7 @@ use forebay_engine::cluster::{Base, NodeAnswer, NodesConfig};
 use forebay_engine::consensus::{
     Effect, Envelope, Group, Input, Leadership, Member, RequestId, Row, Session, StorageId,
 };
-use forebay_engine::metadata::{Command, Snapshot, State};
+use forebay_engine::metadata::{Command, Row as StateRow, Snapshot, State};
 use forebay_messages::Timestamp;
 use forebay_net::{Event as NetEvent, Net, NodeName};
 use forebay_storage::consensus::{Bases, ConsensusError, Groups, Listener, Writer};
@@ -47,6 +47,10 @@ const YIELD_TIME: Duration = Duration::from_millis(400);
 pub(super) enum Event {
     /// A request of a client here or at another node.
     Ask(Ask, oneshot::Sender<NodeAnswer>),
+    /// Report the present rows to new watches.
+    Watched(oneshot::Sender<()>),
+    /// The row of a key, as it is applied here.
+    Applied(String, oneshot::Sender<Option<StateRow>>),
     /// Report the state of the group.
     View(oneshot::Sender<DriverView>),
     /// Everything up to this number is durable.
@@ -64,7 +68,7 @@ pub(super) enum Event {
 /// A request to the metadata.
 pub(super) enum Ask {
     Change(Command),
-    Get(String),
+    Get(Vec<String>),
     List { prefix: String, after: String },
 }
 
@@ -295,10 +299,15 @@ impl Driver {
     fn take(&mut self, event: Event) {
         match event {
             Event::Ask(Ask::Change(command), reply) => self.waiting.change(command, reply),
-            Event::Ask(Ask::Get(key), reply) => self.read(waiting::Read::Get(key), reply),
+            Event::Ask(Ask::Get(keys), reply) => self.read(waiting::Read::Get(keys), reply),
             Event::Ask(Ask::List { prefix, after }, reply) => {
                 self.read(waiting::Read::List { prefix, after }, reply);
             }
+            Event::Watched(done) => {
+                self.parts.watches.catch_up(&self.state);
+                let _ = done.send(());
+            }
+            Event::Applied(key, reply) => drop(reply.send(self.state.get(&key).cloned())),
             Event::View(reply) => drop(reply.send(self.view())),
             Event::Persisted(upto) => self.step(Input::Persisted { upto }),
             Event::Failed(why) => self.ended = Some(Ended::Failed(ClusterError::Stopped(why))),

@@ -23,7 +23,7 @@ type Reply = oneshot::Sender<NodeAnswer>;
 
 /// A read that waits for its barrier.
 pub(super) enum Read {
-    Get(String),
+    Get(Vec<String>),
     List { prefix: String, after: String },
 }
 
@@ -118,9 +118,9 @@ impl Read {
     fn answer(self, state: &State) -> NodeAnswer {
         let is_live = |(_, row): &(_, &Row)| row.value.is_some();
         match self {
-            Self::Get(key) => {
-                let row = state.get(&key).cloned();
-                let rows = row.map(|row| (key.into(), row)).into_iter().collect();
+            Self::Get(keys) => {
+                let row = |key: String| Some((key.as_str().into(), state.get(&key)?.clone()));
+                let rows = keys.into_iter().filter_map(row).collect();
                 NodeAnswer::Rows { rows, more: false }
             }
             Self::List { prefix, after } => {

@@ -9,7 +9,7 @@ use forebay_net::NodeName;
 use crate::consensus::ClusterError;
 
 use super::copy;
-use super::shared::Shared;
+use super::shared::{RAN_ALONE, Shared};
 
 /// Pause between two rounds of asking.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -17,6 +17,10 @@ const ASK_WITHIN: Duration = Duration::from_secs(5);
 
 /// Returns when the node is part of a cluster, durably.
 pub(super) async fn join(shared: &Arc<Shared>) -> Result<(), ClusterError> {
+    if shared.disk.alone.is_some() {
+        tracing::warn!(node = %shared.name(), "this node {RAN_ALONE}");
+        return std::future::pending().await;
+    }
     loop {
         for (peer, _) in &shared.peers {
             match join_at(shared, peer).await {

@@ -4,6 +4,7 @@
 //! the phase that the node is in (`life.rs`). Must always hold: one phase at a time; a node that is
 //! part of no cluster refuses requests with that reason.
 
+mod alone;
 mod copy;
 mod join;
 mod life;
@@ -24,15 +25,21 @@ use forebay_storage::log::LocalLog;
 use forebay_storage::{DataDir, Medium};
 use tokio::sync::oneshot;
 
+use crate::node::{DataPlace, OpenedDir};
+
 use super::ClusterError;
 use super::client::Metadata;
+use super::store::ClusterStore;
 
 pub(super) use shared::Shared;
 
 use life::Command;
 
+/// After this time without a connection a member is replaced by a standby.
+pub const DEAD_AFTER: Duration = Duration::from_secs(60);
+
 /// How a node takes part in a cluster.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct ClusterNodeConfig {
     /// Its name: a DNS label, and the name in its certificate.
     pub name: String,
@@ -46,6 +53,14 @@ pub struct ClusterNodeConfig {
     pub peers: Vec<(String, String)>,
     /// The directory with `ca.pem`, `cert.pem` and `key.pem`. `None`: loopback only.
     pub tls: Option<PathBuf>,
+    /// Partitions of a new cluster; absent means one per core. A directory that ran alone keeps
+    /// its partitions.
+    pub partitions: Option<u32>,
+    /// A member that was not reached for this time is replaced by a standby, if there is one.
+    /// Absent means [`DEAD_AFTER`].
+    pub dead_after: Option<Duration>,
+    /// Whether an eighth of the usual memory is used for records that are not in files yet.
+    pub small_buffers: bool,
     /// Replaces TCP in tests.
     #[cfg(test)]
     pub memory: Option<forebay_net::MemoryNet>,
@@ -88,7 +103,8 @@ impl ClusterNode {
     pub async fn start(config: ClusterNodeConfig) -> Result<Self, ClusterError> {
         let (name, peers) = checked(&config)?;
         let (dir, node_name) = (config.data_dir.clone(), name.to_string());
-        let opening = tokio::task::spawn_blocking(move || open(&dir, &node_name));
+        let small_buffers = config.small_buffers;
+        let opening = tokio::task::spawn_blocking(move || open(&dir, &node_name, small_buffers));
         let stopped = |error: tokio::task::JoinError| ClusterError::Stopped(error.to_string());
         let opened = opening.await.map_err(stopped)??;
         let shared = Arc::new(Shared::new(config, name, peers, opened));
@@ -97,8 +113,13 @@ impl ClusterNode {
         let (begun, began) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let life = life::Life::new(Arc::clone(&shared), received);
+        let over = Arc::clone(&shared);
         tokio::spawn(async move {
-            let _ = end.send(life.run(begun).await);
+            let ended = life.run(begun).await;
+            over.set_over();
+            // The data directory is free when the end is reported.
+            drop(over);
+            let _ = end.send(ended);
         });
         match began.await {
             Ok(()) => Ok(Self { shared, life: tokio::sync::Mutex::new(Some(ended)) }),
@@ -113,6 +134,39 @@ impl ClusterNode {
     #[must_use]
     pub fn metadata(&self) -> Metadata {
         Metadata::new(Arc::clone(&self.shared))
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.shared.name().as_str()
+    }
+
+    /// Its data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> &std::path::Path {
+        &self.shared.config.data_dir
+    }
+
+    /// Waits until the node is part of a cluster and its group runs. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`ClusterError`] when the node ends before.
+    pub async fn joined(&self) -> Result<(), ClusterError> {
+        match self.shared.joined().await {
+            true => Ok(()),
+            false => self.ended().await.and(Err(ClusterError::ShutDown)),
+        }
+    }
+
+    /// Where a runtime keeps its entries on this node, once it has joined: the log and the rows are
+    /// those of the data directory, rules and partitions are those of the cluster.
+    #[must_use]
+    pub fn place(&self) -> DataPlace {
+        let disk = &self.shared.disk;
+        let metadata = Arc::new(ClusterStore::new(self.metadata()));
+        let (dir, log) = (Arc::clone(&disk.dir), Arc::clone(&disk.log));
+        DataPlace::Opened(OpenedDir { dir, log, metadata })
     }
 
     /// The address that the node listens on, with the actual port.
@@ -186,18 +240,24 @@ impl Drop for ClusterNode {
 pub(super) struct OnDisk {
     pub(super) groups: Arc<Groups>,
     pub(super) bases: Bases,
+    /// What the directory has from running alone, if it is part of no cluster.
+    alone: Option<alone::Alone>,
     /// Held while the node runs.
-    _log: LocalLog,
-    _dir: DataDir,
+    log: Arc<LocalLog>,
+    dir: Arc<DataDir>,
 }
 
-fn open(path: &std::path::Path, name: &str) -> Result<OnDisk, ClusterError> {
+fn open(path: &std::path::Path, name: &str, small_buffers: bool) -> Result<OnDisk, ClusterError> {
     let dir = DataDir::open(path)?;
-    let log = LocalLog::open(&dir.log(), &Medium::disk())?;
+    let medium = Medium::disk();
+    let medium = if small_buffers { medium.with_small_buffers() } else { medium };
+    let log = LocalLog::open(&dir.log(), &medium)?;
     let fresh_storage = forebay_engine::consensus::StorageId(random());
     let nonce = random() as u64;
     let groups = Arc::new(Groups::start(&dir, &log, &Start { name, fresh_storage, nonce })?);
-    Ok(OnDisk { groups, bases: Bases::of(&dir), _log: log, _dir: dir })
+    let bases = Bases::of(&dir);
+    let alone = if bases.exist()? { None } else { alone::read(&dir)? };
+    Ok(OnDisk { groups, bases, alone, log: Arc::new(log), dir: Arc::new(dir) })
 }
 
 fn tls_files(config: &ClusterNodeConfig) -> Option<TlsFiles> {

@@ -1,19 +1,23 @@
 //! Provisioning: a cluster is made of one node, and the others join it.
 //!
 //! Must always hold: every peer was asked, and none of them is part of a cluster; the nodes are
-//! in the first snapshot, so nothing else ever creates them.
+//! in the first snapshot, so nothing else ever creates them. So are the partition table and, of a
+//! directory that ran alone, its rules and aliases.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use forebay_engine::cluster::{NODES_KEY, NodeAnswer, NodeEntry, NodeRequest, NodesConfig};
 use forebay_engine::consensus::{Segment, StorageId};
-use forebay_engine::metadata::{Change, ClientId, Command, Expected, Snapshot, State};
+use forebay_engine::metadata::{Change, ClientId, Command, Expected, Outcome, Snapshot, State};
 use forebay_net::{NodeName, RequestError};
+use forebay_storage::metadata::MetaKey;
 use tokio::time::Instant;
 
 use crate::consensus::{ClusterError, METADATA_GROUP};
 
+use super::alone;
 use super::copy;
 use super::shared::Shared;
 
@@ -53,9 +57,12 @@ pub(super) async fn provision(
     let cluster = super::random().max(1);
     let me = shared.disk.groups.node().member();
     let segment = Segment::first(cluster, METADATA_GROUP, vec![me]);
-    let state = first_state(shared, provision);
+    let keys = alone::first_keys(shared.disk.alone.as_ref(), shared.config.partitions)?;
+    let is_imported = shared.disk.alone.is_some();
+    let state = first_state(shared, provision, keys)?;
     copy::begin(shared, Snapshot { cluster, incarnation: 1, segment, state }).await?;
-    tracing::info!(node = %shared.name(), cluster = format!("{cluster:032x}"), "provisioned");
+    let cluster_text = format!("{cluster:032x}");
+    tracing::info!(node = %shared.name(), cluster = cluster_text, is_imported, "provisioned");
     Ok(cluster)
 }
 
@@ -72,8 +79,12 @@ async fn reserve(shared: &Shared, peer: &NodeName) -> Result<NodeAnswer, Request
     }
 }
 
-/// The state with the configuration of the nodes and nothing else.
-fn first_state(shared: &Shared, provision: u128) -> State {
+/// The state with the configuration of the nodes and the first keys.
+fn first_state(
+    shared: &Shared,
+    provision: u128,
+    keys: Vec<(MetaKey, Bytes)>,
+) -> Result<State, ClusterError> {
     let node = |name: &str, storage, address: &str| NodeEntry {
         name: name.into(),
         storage,
@@ -87,11 +98,21 @@ fn first_state(shared: &Shared, provision: u128) -> State {
     nodes.extend(peers.map(|(peer, address)| node(peer.as_str(), StorageId(0), address)));
     nodes.sort_by(|one, other| one.name.cmp(&other.name));
     let config = NodesConfig { wanted: nodes.len() as u32, nodes };
-    let value = Some(config.encode());
-    let change = Change { key: NODES_KEY.into(), value, expected: Expected::Absent };
+    let change = |key: &str, value| Change {
+        key: key.into(),
+        value: Some(value),
+        expected: Expected::Absent,
+    };
+    let mut changes = vec![change(NODES_KEY, config.encode())];
+    changes.extend(keys.into_iter().map(|(key, value)| change(key.as_str(), value)));
     let client = ClientId(provision);
-    let command = Command { client, since: 0, request: 1, changes: vec![change] };
+    let command = Command { client, since: 0, request: 1, changes };
     let mut state = State::default();
-    state.apply(0, &command, &mut Vec::new());
-    state
+    match state.apply(0, &command, &mut Vec::new()) {
+        Outcome::Changed { .. } => Ok(state),
+        other => Err(ClusterError::Refused(format!(
+            "nothing was provisioned: the rules of this data directory do not fit into the \
+             metadata of a cluster ({other:?})"
+        ))),
+    }
 }

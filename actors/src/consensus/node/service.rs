@@ -63,7 +63,10 @@ async fn answer(shared: &Arc<Shared>, peer: &Identity, request: NodeRequest) -> 
             }
             join(shared, peer, &address).await
         }
-        NodeRequest::Change(_) | NodeRequest::Get { .. } | NodeRequest::List { .. } => {
+        NodeRequest::Change(_)
+        | NodeRequest::Get { .. }
+        | NodeRequest::GetAll { .. }
+        | NodeRequest::List { .. } => {
             if peer.cluster == 0 {
                 return NodeAnswer::Refused("only nodes of the cluster have its metadata".into());
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use forebay_engine::cluster::{Base, NodeAnswer, NodeRequest};
 use forebay_engine::metadata::Row;
 use forebay_net::{Net, NodeName, RequestError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::consensus::client::Client;
 use crate::consensus::driver::{Ask, DriverView, Event};
@@ -30,7 +30,17 @@ pub(in crate::consensus) struct Shared {
     pub(super) watches: Watches,
     /// The snapshot that others can copy.
     pub(super) base: Arc<Mutex<Base>>,
+    phase: watch::Sender<Phase>,
     state: Mutex<State>,
+}
+
+/// Whether the group runs here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Part of no cluster, or the group begins.
+    Outside,
+    Runs,
+    Over,
 }
 
 #[derive(Default)]
@@ -50,6 +60,11 @@ struct State {
     refusals: BTreeMap<String, String>,
 }
 
+/// Why a directory that ran alone joins no cluster, after the name of its node.
+pub(super) const RAN_ALONE: &str = "has a data directory that ran alone, with rules, partitions and \
+     entries of its own, which a cluster does not take over: provision the cluster on that node, \
+     or start it with an empty data directory";
+
 /// For how long a node takes part in one provisioning only.
 const RESERVED_TIME: Duration = Duration::from_secs(10);
 
@@ -63,7 +78,8 @@ impl Shared {
         let base = Arc::new(Mutex::new(Base { segment: 0, bytes: 0 }));
         let (watches, state) = (Watches::default(), Mutex::default());
         let provision = super::random();
-        Self { config, name, peers, disk, provision, watches, base, state }
+        let phase = watch::Sender::new(Phase::Outside);
+        Self { config, name, peers, disk, provision, watches, base, phase, state }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -110,7 +126,9 @@ impl Shared {
 
     /// The node becomes part of a cluster, or its group begins again.
     pub(super) fn set_driver(&self, driver: Option<mpsc::UnboundedSender<Event>>) {
+        let phase = if driver.is_some() { Phase::Runs } else { Phase::Outside };
         self.lock().driver = driver;
+        self.phase.send_replace(phase);
     }
 
     pub(super) fn set_cluster(&self, cluster: u128, incarnation: u32) {
@@ -145,8 +163,35 @@ impl Shared {
         &self,
         key: &str,
         on_change: Box<dyn FnMut(&Row) + Send>,
-    ) -> MetadataWatch {
-        self.watches.add(key, on_change)
+    ) -> (MetadataWatch, Option<oneshot::Receiver<()>>) {
+        let watch = self.watches.add(key, on_change);
+        // Without a thread the present row is reported when one begins.
+        let reported = self.lock().driver.clone().and_then(|driver| {
+            let (reply, reported) = oneshot::channel();
+            driver.send(Event::Watched(reply)).ok().map(|()| reported)
+        });
+        (watch, reported)
+    }
+
+    /// The row of a key, as this node has applied it.
+    pub(in crate::consensus) async fn applied(&self, key: &str) -> Option<Option<Row>> {
+        let driver = self.lock().driver.clone()?;
+        let (reply, row) = oneshot::channel();
+        driver.send(Event::Applied(key.to_owned(), reply)).ok()?;
+        tokio::time::timeout(VIEW_WITHIN, row).await.ok()?.ok()
+    }
+
+    /// Waits until the group runs here: the node is part of a cluster. Returns false when the node
+    /// ends before.
+    pub(in crate::consensus) async fn joined(&self) -> bool {
+        let mut phase = self.phase.subscribe();
+        let found = phase.wait_for(|phase| *phase != Phase::Outside).await;
+        found.is_ok_and(|phase| *phase == Phase::Runs)
+    }
+
+    /// The node has ended.
+    pub(super) fn set_over(&self) {
+        self.phase.send_replace(Phase::Over);
     }
 
     /// Takes part in a provisioning, if in no other one.
@@ -156,6 +201,9 @@ impl Shared {
         if let Some((cluster, _)) = state.cluster {
             let name = &self.name;
             return Err(format!("{name} is part of the cluster {cluster:032x} already"));
+        }
+        if self.disk.alone.is_some() && provision != self.provision {
+            return Err(format!("{} {RAN_ALONE}", self.name));
         }
         if state.reserved.is_some_and(|(other, until)| other != provision && now < until) {
             let name = &self.name;
@@ -211,7 +259,10 @@ impl Shared {
     ) -> NodeAnswer {
         let ask = match request {
             NodeRequest::Change(command) => Ask::Change(command.clone()),
-            NodeRequest::Get { key } => Ask::Get(key.to_string()),
+            NodeRequest::Get { key } => Ask::Get(vec![key.to_string()]),
+            NodeRequest::GetAll { keys } => {
+                Ask::Get(keys.iter().map(ToString::to_string).collect())
+            }
             NodeRequest::List { prefix, after } => {
                 Ask::List { prefix: prefix.to_string(), after: after.to_string() }
             }

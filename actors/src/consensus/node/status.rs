@@ -7,7 +7,7 @@ use forebay_engine::consensus::StorageId;
 
 use crate::consensus::driver::{DriverView, NodePosition};
 
-use super::shared::Shared;
+use super::shared::{RAN_ALONE, Shared};
 
 impl Shared {
     pub(super) async fn status(&self) -> ClusterView {
@@ -71,6 +71,9 @@ impl Shared {
 
     fn outside_health(&self) -> String {
         let errors = self.errors();
+        if self.disk.alone.is_some() {
+            return format!("part of no cluster: {} {RAN_ALONE}", self.name());
+        }
         if self.peers.is_empty() {
             return "part of no cluster: run `forebay cluster provision`, or name nodes of a \
                     cluster with --peer"

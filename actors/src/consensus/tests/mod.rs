@@ -8,6 +8,7 @@ mod life;
 mod lin;
 #[path = "../../../../engine/tests/linearizable/mod.rs"]
 mod linearizable;
+mod port;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,6 +79,7 @@ impl Nodes {
             peers: others.map(|at| (self.names[at].clone(), self.addresses[at].clone())).collect(),
             tls: self.memory.is_none().then_some(tls),
             memory: self.memory.clone(),
+            ..ClusterNodeConfig::default()
         }
     }
 
