@@ -187,7 +187,7 @@ async fn a_client_gives_up_on_a_process_that_does_not_answer() {
     let error =
         tokio::time::timeout(TIMEOUT, request).await.expect("the client gives up").unwrap_err();
     assert!(matches!(error, ControlError::NoAnswer { .. }), "{error}");
-    assert!(error.to_string().contains("may still be done"), "{error}");
+    assert!(error.to_string().contains("may still carry out"), "{error}");
 
     // Keep-alives count as activity, and white space before an answer is not part of it.
     listener.set_nonblocking(false).unwrap();

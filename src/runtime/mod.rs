@@ -102,13 +102,13 @@ pub struct Runtime {
     node: Arc<Node>,
     /// State that its handlers share.
     environment: Arc<Environment>,
-    /// What runs beside it.
+    /// Parts beside the node, until shutdown.
     attached: Arc<Mutex<Attached>>,
     /// The handle given to handlers.
     weak: WeakRuntime,
 }
 
-/// What runs beside a runtime's node.
+/// Parts of a runtime beside its node.
 #[derive(Default)]
 struct Attached {
     /// The local socket, until shutdown.

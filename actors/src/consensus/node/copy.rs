@@ -76,7 +76,7 @@ pub(super) async fn copy_newer(shared: &Arc<Shared>, peer: &NodeName) -> Result<
     let answer = shared.ask_peer(peer, &NodeRequest::Base, ASK_WITHIN).await;
     let base = match answer.map_err(|error| error.to_string())? {
         NodeAnswer::Base(base) => base,
-        other => return Err(format!("an answer that does not fit: {other:?}")),
+        other => return Err(format!("an answer to another request: {other:?}")),
     };
     let newest = {
         let shared = Arc::clone(shared);

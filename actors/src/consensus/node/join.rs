@@ -43,7 +43,7 @@ async fn join_at(shared: &Arc<Shared>, peer: &NodeName) -> Result<(), String> {
     let base = match answer.map_err(|error| error.to_string())? {
         NodeAnswer::Joined { base, .. } => base,
         NodeAnswer::Refused(why) | NodeAnswer::Unavailable(why) => return Err(why.to_string()),
-        other => return Err(format!("an answer that does not fit: {other:?}")),
+        other => return Err(format!("an answer to another request: {other:?}")),
     };
     let snapshot = copy::fetch(shared, peer, base).await?;
     tracing::info!(node = %shared.name(), %peer, segment = base.segment, "the node joins");

@@ -45,7 +45,9 @@ pub(super) async fn provision(
             Ok(NodeAnswer::Refused(why)) => {
                 return refused(format!("nothing was provisioned: {why}"));
             }
-            Ok(other) => return refused(format!("{peer}: an answer that does not fit: {other:?}")),
+            Ok(other) => {
+                return refused(format!("{peer}: an answer to another request: {other:?}"));
+            }
             Err(error) => {
                 return refused(format!(
                     "nothing was provisioned: {peer} at {address} is not reached ({error}): start \
