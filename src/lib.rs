@@ -53,7 +53,8 @@ pub mod explain {
     //! [`Runtime::limits`](crate::Runtime::limits) and [`Rules::test`](crate::Rules::test).
     pub use forebay_api::{
         BlockView, BytesView, EntryDetails, EntryView, ExplainView, FailedAttemptView,
-        GovernedView, GovernsView, KeyImpact, LimitView, Reason, RuleRefView, RulesImpact,
+        GovernedView, GovernsView, HOLDERS_MAX, HolderView, KeyImpact, LimitView, RankView, Reason,
+        RuleRefView, RulesImpact,
     };
 }
 pub mod handler;

@@ -17,6 +17,40 @@ pub struct ExplainView {
     pub blocked_by: Vec<BlockView>,
     /// The rules that govern it, scope first.
     pub rules: Vec<GovernedView>,
+    /// The position of its vqueue among all that wait for the same limit, if it waits for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<RankView>,
+    /// Entries that run under the first used-up concurrency limit of `blocked_by`: the ones that
+    /// have run longest, at most [`HOLDERS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<HolderView>,
+}
+
+/// Maximum number of holders that [`ExplainView`] lists.
+pub const HOLDERS_MAX: usize = 20;
+
+/// The position of a vqueue among all that wait for the same limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankView {
+    /// The counted key whose limit is used up: `scope`, `scope/l1` or `scope/l1/l2`. Absent if only
+    /// a slot of the node is missing: then all waiting vqueues of the partition are compared.
+    pub key: Option<String>,
+    /// Number of vqueues that began to wait earlier. A later one can still start first: scopes take
+    /// turns, and a freed permit goes to the deepest key first.
+    pub ahead: u32,
+    /// Number of waiting vqueues, this one included.
+    pub waiting: u32,
+}
+
+/// An entry that runs under a used-up limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderView {
+    /// The entry.
+    pub entry: EntryId,
+    /// Its service.
+    pub service: String,
+    /// When its attempt started (milliseconds since 1970).
+    pub started_at: u64,
 }
 
 /// One reason why an entry does not run.

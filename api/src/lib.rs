@@ -31,7 +31,9 @@ pub use entries::{
     EntryCount, EntryCursor, EntryFilter, EntryOutcome, EntryPage, EntryView, FilterError,
     LISTED_BYTES_MAX, PAGE_ENTRIES_MAX,
 };
-pub use explain::{BlockView, ExplainView, GovernedView, Reason};
+pub use explain::{
+    BlockView, ExplainView, GovernedView, HOLDERS_MAX, HolderView, RankView, Reason,
+};
 pub use limits::LimitView;
 pub use queues::{ServiceCounts, UnservedView, VQueueView};
 pub use request::{Request, Response};

@@ -6,7 +6,10 @@ use std::fmt::Write as _;
 
 use forebay::{
     Stage, Timestamp,
-    explain::{BlockView, ExplainView, GovernedView, LimitView, Reason, RuleRefView, RulesImpact},
+    explain::{
+        BlockView, ExplainView, GovernedView, HolderView, LimitView, RankView, Reason, RuleRefView,
+        RulesImpact,
+    },
 };
 use forebay_actors::shell::{Clock, WallClock};
 
@@ -18,7 +21,7 @@ use super::show::{
 
 /// Why an entry does not run.
 pub(crate) fn explanation(explained: &ExplainView) -> String {
-    let ExplainView { entry, ahead, blocked_by, rules } = explained;
+    let ExplainView { entry, ahead, blocked_by, rules, rank, holders } = explained;
     let now = WallClock.now();
     let mut text = format!("{}: {}\n", entry.id, state(explained));
     let mut line = |name: &str, value: &str| {
@@ -54,6 +57,14 @@ pub(crate) fn explanation(explained: &ExplainView) -> String {
     for (index, block) in blocked_by.iter().enumerate() {
         let name = if entry.stage == Stage::Suspended { "waits for" } else { "blocked by" };
         line(if index == 0 { name } else { "" }, &blocked(block, now));
+    }
+    if let Some(rank) = rank {
+        line("rank", &ranked(rank));
+    }
+    for (index, holder) in holders.iter().enumerate() {
+        let HolderView { entry, service, started_at } = holder;
+        let text = format!("{entry} of service {service}, for {}", span(*started_at, now.0));
+        line(if index == 0 { "running" } else { "" }, &text);
     }
     for (index, rule) in rules.iter().enumerate() {
         line(if index == 0 { "rules" } else { "" }, &governed(rule));
@@ -136,6 +147,15 @@ pub(super) fn reason(reason: &Reason) -> String {
         // A new reason without a text.
         other => format!("{other:?}"),
     }
+}
+
+/// The position of its vqueue, in words.
+fn ranked(RankView { key, ahead, waiting }: &RankView) -> String {
+    let of = match key {
+        Some(key) => format!("{waiting} vqueues that wait for {}", safe(key)),
+        None => format!("{waiting} vqueues of its partition that wait for a slot"),
+    };
+    format!("{} of {of}", ahead + 1)
 }
 
 fn governed(rule: &GovernedView) -> String {

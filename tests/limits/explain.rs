@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use forebay::{
     Drain, EntryAction, EntryId, Limits, PartitionKey, Rate, Runtime, Stage,
-    explain::{ExplainView, Reason},
+    explain::{ExplainView, RankView, Reason},
 };
 use forebay_actors::access::EntryTarget;
 
@@ -27,6 +27,36 @@ fn reasons(explained: &ExplainView) -> Vec<String> {
         other => format!("{other:?}").chars().take_while(char::is_ascii_alphanumeric).collect(),
     };
     explained.blocked_by.iter().map(|block| word(&block.reason)).collect()
+}
+
+#[tokio::test]
+async fn a_waiting_entry_has_a_rank_and_lists_the_holders() {
+    let gate = Gate::new();
+    let runtime = gate.builder().in_memory().partitions(1).start().await.unwrap();
+    runtime.rules().upsert("s", Limits::concurrency(2)).await.unwrap();
+    let first = enqueue(&runtime, "s/a").await;
+    gate.until_running(1).await;
+    let second = enqueue(&runtime, "s").await;
+    gate.until_running(2).await;
+    let (third, fourth) = (enqueue(&runtime, "s/a").await, enqueue(&runtime, "s/b").await);
+    let ranks =
+        |explained: &ExplainView| explained.rank.clone().map(|rank| (rank.ahead, rank.waiting));
+    let mut seen = Vec::new();
+    while seen != [Some((0, 2)), Some((1, 2))] {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let (a, b) = (explain(&runtime, third.id()).await, explain(&runtime, fourth.id()).await);
+        seen = vec![ranks(&a), ranks(&b)];
+        let holders: Vec<_> = a.holders.iter().map(|holder| holder.entry).collect();
+        assert_eq!(holders, [first.id(), second.id()], "the one that runs longest first");
+        assert_eq!(a.holders, b.holders);
+    }
+    gate.open(100);
+    for entry in [&first, &second, &third, &fourth] {
+        entry.outcome().await.unwrap();
+    }
+    let ended = explain(&runtime, fourth.id()).await;
+    assert_eq!((ended.rank, ended.holders), (None, Vec::new()));
+    runtime.shutdown(Drain::now()).await.unwrap();
 }
 
 #[tokio::test]
@@ -60,6 +90,10 @@ async fn every_entry_gets_all_its_reasons() {
     let all = [&*lock, "s/a 1/1 by s/*", "s 2/2 by s", "capacity 3"];
     let head = explain(&runtime, second.id()).await;
     assert_eq!((reasons(&head), head.ahead), (all.map(str::to_owned).to_vec(), Some(0)));
+    assert_eq!(head.rank, None, "it waits for its lock before any limit");
+    let holders: Vec<_> = head.holders.iter().map(|holder| holder.entry).collect();
+    assert_eq!(holders, [first.id()], "the narrowest full limit is s/a");
+    assert_eq!(head.holders[0].service, head.entry.service);
     let now = u64::try_from(
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis(),
     )
@@ -74,6 +108,8 @@ async fn every_entry_gets_all_its_reasons() {
     assert_eq!(reasons(&tail)[1..], all);
     let dry = explain(&runtime, fourth.id()).await;
     assert_eq!(reasons(&dry), ["t dry by t", "capacity 3"]);
+    assert_eq!(dry.rank, Some(RankView { key: Some("t".into()), ahead: 0, waiting: 1 }));
+    assert_eq!(dry.holders, [], "a rate has no holders");
     let governed: Vec<_> = head.rules.iter().map(|rule| (&*rule.key, &*rule.pattern)).collect();
     assert_eq!(governed, [("s", "s"), ("s/a", "s/*")]);
 

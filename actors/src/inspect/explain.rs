@@ -5,13 +5,19 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use forebay_api::{BlockView, ExplainView, GovernedView, LISTED_BYTES_MAX, LimitView, Reason};
+use forebay_api::{
+    BlockView, ExplainView, GovernedView, HOLDERS_MAX, HolderView, LISTED_BYTES_MAX, LimitView,
+    RankView, Reason,
+};
 use forebay_engine::{
-    limiter::{BlockReason, Blocked, CounterView, Explanation, Limiter},
-    partition::rows::{EntryRow, Stage, VQueueMeta},
+    limiter::{BlockReason, Blocked, CounterView, Explanation, Limiter, Rank},
+    partition::{
+        rows::{EntryRow, Stage, VQueueMeta},
+        store::SeedRows,
+    },
     rules::{GoverningRule, RuleLookup},
 };
-use forebay_messages::{EntryId, EntryKey, PartitionId, Timestamp, VQueueName};
+use forebay_messages::{EntryId, EntryKey, PartitionId, Timestamp, VQueueId, VQueueName};
 use forebay_storage::partition::BytesHead;
 
 use crate::{error::NodeError, peers::ReplicaRows, shell::Clock};
@@ -60,12 +66,17 @@ impl Inspect {
         let found = self.registry.blocking(move || find_live(&entry, id)).await??;
         let Some(Live { row, meta, ahead, holder, payload }) = found else {
             // It has ended, or there is no such entry.
-            let (ahead, blocked_by, rules) = (None, Vec::new(), Vec::new());
             let ended = self.entry_details(id, LISTED_BYTES_MAX).await?;
-            let entry = ended.map(|ended| ended.entry);
-            return Ok(entry.map(|entry| ExplainView { entry, ahead, blocked_by, rules }));
+            return Ok(ended.map(|ended| ExplainView {
+                entry: ended.entry,
+                ahead: None,
+                blocked_by: Vec::new(),
+                rules: Vec::new(),
+                rank: None,
+                holders: Vec::new(),
+            }));
         };
-        let mut blocked_by = Vec::new();
+        let (mut blocked_by, mut rank, mut holders) = (Vec::new(), None, Vec::new());
         match row.stage {
             Stage::Running | Stage::Finished => {}
             Stage::Paused => {
@@ -78,13 +89,17 @@ impl Inspect {
             Stage::Inbox => {
                 blocked_by.extend(self.no_handler(&row, &meta.name));
                 blocked_by.extend(own_reasons(&row, &meta, ahead.unwrap_or(0), now));
-                blocked_by.extend(self.reasons_of(partition, id, &row, &meta.name, holder).await);
+                let (reasons, place) =
+                    self.reasons_of(partition, id, &row, &meta.name, holder).await;
+                blocked_by.extend(reasons);
+                rank = place;
+                holders = self.holders_of(partition, &blocked_by).await?;
             }
         }
         let rules = governed(&self.rules_in_force().await?, &meta.name);
         let mut entry = view_live(id, &row, &meta.name);
         entry.payload = payload.map(bytes_view);
-        Ok(Some(ExplainView { entry, ahead, blocked_by, rules }))
+        Ok(Some(ExplainView { entry, ahead, blocked_by, rules, rank, holders }))
     }
 
     /// The counters of the limits that are used or waited for, by partition and key. Cancel-safe.
@@ -135,7 +150,7 @@ impl Inspect {
         Ok(RuleLookup::from_updates(&self.rules.newest().await?.diff_from_empty()))
     }
 
-    /// The limiter's reasons why an entry of this vqueue does not run.
+    /// The limiter's reasons why an entry of this vqueue does not run, and the vqueue's rank.
     async fn reasons_of(
         &self,
         partition: PartitionId,
@@ -143,7 +158,7 @@ impl Inspect {
         row: &EntryRow,
         name: &VQueueName,
         holder: Option<EntryId>,
-    ) -> Vec<BlockView> {
+    ) -> (Vec<BlockView>, Option<RankView>) {
         let (vqueue, named) = (row.vqueue, name.clone());
         let look = move |limiter: &Limiter, now| limiter.explain_vqueue(vqueue, &named, now);
         let explained = self.registry.look_at_limiter(partition, look).await;
@@ -152,7 +167,7 @@ impl Inspect {
             let why = self.why_not_led(partition);
             blocked.push(BlockView { reason: Reason::NotLed { partition, why }, since: None });
         }
-        let Explanation { reasons, .. } = explained.unwrap_or_default();
+        let Explanation { reasons, rank, .. } = explained.unwrap_or_default();
         let running_max = self.registry.running_max();
         let is_used_up = self.executor.running() >= running_max as usize;
         blocked.extend(reasons.into_iter().filter_map(|Blocked { reason, since }| {
@@ -165,7 +180,24 @@ impl Inspect {
             let since = self.dispatches.then(|| since.max(row.created_at).0);
             (!is_own_lock && (is_used_up || !may_ask)).then_some(BlockView { reason, since })
         }));
-        blocked
+        let rank = rank.map(|Rank { key, ahead, waiting }| RankView { key, ahead, waiting });
+        (blocked, rank)
+    }
+
+    /// The entries that run under the first concurrency limit among these reasons. Reads all
+    /// running rows of the partition.
+    async fn holders_of(
+        &self,
+        partition: PartitionId,
+        blocked_by: &[BlockView],
+    ) -> Result<Vec<HolderView>, NodeError> {
+        let key = blocked_by.iter().find_map(|block| match &block.reason {
+            Reason::Concurrency { key, .. } => Some(key.clone()),
+            _ => None,
+        });
+        let Some(key) = key else { return Ok(Vec::new()) };
+        let rows = self.registry.replica(partition)?.rows;
+        self.registry.blocking(move || holders(&rows, &key)).await?
     }
 
     /// The missing handler for entries of this service, if it is missing.
@@ -227,6 +259,42 @@ fn backlogs(
         }
     }
     Ok(found)
+}
+
+/// The entries that run under a key (`scope/l1/l2` as deep as it goes): the ones that have run
+/// longest.
+fn holders(partition: &ReplicaRows, key: &str) -> Result<Vec<HolderView>, NodeError> {
+    let store = &partition.store;
+    let depth = key.split('/').count();
+    let (mut found, mut after) = (Vec::new(), None);
+    // Rows are sorted by vqueue: its name is read once.
+    let mut current: Option<(VQueueId, Option<Arc<VQueueName>>)> = None;
+    loop {
+        let page = store.running_after(after, PAGE_LEN)?;
+        let Some((last, _)) = page.last() else { break };
+        after = Some(*last);
+        for ((vqueue, id), _) in page {
+            if current.as_ref().is_none_or(|(known, _)| *known != vqueue) {
+                let name = store.vqueue(vqueue)?.map(|meta| meta.name);
+                let name = name.filter(|name| {
+                    levels_of(name).get(..depth).is_some_and(|levels| levels.join("/") == key)
+                });
+                current = Some((vqueue, name));
+            }
+            let Some((_, Some(name))) = &current else { continue };
+            let Some(row) = store.entry(id)? else { continue };
+            let (service, started_at) = (name.service.to_string(), row.started_at.0);
+            found.push(HolderView { entry: id, service, started_at });
+        }
+    }
+    found.sort_by_key(|holder| (holder.started_at, holder.entry));
+    found.truncate(HOLDERS_MAX);
+    Ok(found)
+}
+
+/// The scope and limit key of a vqueue, by level.
+fn levels_of(name: &VQueueName) -> Vec<&str> {
+    [&name.scope, &name.l1, &name.l2].into_iter().map_while(|level| level.as_deref()).collect()
 }
 
 /// Reasons other than limits: a pause, the start time, the position.
@@ -297,8 +365,7 @@ fn governing<'a>(
     rules: &'a RuleLookup,
     name: &'a VQueueName,
 ) -> impl Iterator<Item = (String, &'a GoverningRule)> {
-    let levels: Vec<&str> =
-        [&name.scope, &name.l1, &name.l2].into_iter().map_while(|level| level.as_deref()).collect();
+    let levels = levels_of(name);
     (1..=levels.len()).filter_map(move |depth| {
         let level = &levels[..depth];
         Some((level.join("/"), rules.governing(level)?))

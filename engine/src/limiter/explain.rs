@@ -101,6 +101,20 @@ pub struct Blocked {
     pub since: Timestamp,
 }
 
+/// The position of a waiting vqueue among all that wait for the same thing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rank {
+    /// The narrowest counter without room, `scope/l1/l2` as deep as it goes; `None` if only the
+    /// node's capacity is missing: then all vqueues of the partition that wait for a counter or
+    /// for capacity are compared.
+    pub key: Option<String>,
+    /// Number of vqueues among them that began to wait earlier. Turns between scopes, and freed
+    /// permits of deeper counters, may let a later one start first.
+    pub ahead: u32,
+    /// Number of vqueues among them, this one included.
+    pub waiting: u32,
+}
+
 /// Why a vqueue cannot start anything now; no reasons if it can.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Explanation {
@@ -110,6 +124,8 @@ pub struct Explanation {
     pub wanted: u32,
     /// All reasons: lock, service, l2, l1, scope, capacity.
     pub reasons: Vec<Blocked>,
+    /// Its position, if it waits for a counter or for capacity.
+    pub rank: Option<Rank>,
 }
 
 /// Why a counter has no room.
@@ -172,7 +188,7 @@ impl Limiter {
         let wish = if name.has_lock() { LockWish::Take } else { LockWish::None };
         let (home, began) = (self.nearest(name), Timestamp::default());
         let reasons = self.reasons(vqueue, name, wish, home, began, now);
-        Explanation { waiting_since: None, wanted: 0, reasons }
+        Explanation { waiting_since: None, wanted: 0, reasons, rank: None }
     }
 
     /// The counters in use or with waiters, ordered by key. Services have no limits and are left
@@ -181,8 +197,7 @@ impl Limiter {
     pub fn limits(&self, now: Timestamp) -> Vec<CounterView> {
         let mut waiters: Map<CounterIndex, u32> = Map::default();
         for (_, client) in self.clients.slab.iter().filter(|(_, c)| c.waits == Waits::Counter) {
-            let mut path = self.counters.path(client.home);
-            if let Some(index) = path.find(|index| self.counters.slab[*index].room(now) == 0) {
+            if let Some(index) = self.full_counter(client, now) {
                 *waiters.entry(index).or_default() += 1;
             }
         }
@@ -229,7 +244,25 @@ impl Limiter {
             waiting_since: Some(since),
             wanted: client.count,
             reasons: self.reasons(client.vqueue, &client.name, client.wish, home, since, now),
+            rank: (client.waits == Waits::Counter).then(|| self.rank(client, now)),
         }
+    }
+
+    fn rank(&self, client: &Client, now: Timestamp) -> Rank {
+        let full = self.full_counter(client, now);
+        let (mut ahead, mut waiting) = (0, 0);
+        for (_, other) in self.clients.slab.iter().filter(|(_, c)| c.waits == Waits::Counter) {
+            let is_rival =
+                full.is_none_or(|full| self.counters.path(other.home).any(|index| index == full));
+            waiting += u32::from(is_rival);
+            ahead += u32::from(is_rival && other.ticket < client.ticket);
+        }
+        Rank { key: full.map(|full| self.written_key(full)), ahead, waiting }
+    }
+
+    /// The narrowest counter of a client without room.
+    fn full_counter(&self, client: &Client, now: Timestamp) -> Option<CounterIndex> {
+        self.counters.path(client.home).find(|index| self.counters.slab[*index].room(now) == 0)
     }
 
     fn reasons(

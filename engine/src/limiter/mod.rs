@@ -43,7 +43,9 @@ use forebay_messages::{
 use crate::{Machine, rules::RuleLookup};
 
 pub use capacity_pool::{CapacityPool, PoolEffect, PoolInput};
-pub use explain::{BlockReason, Blocked, CounterView, Explanation, LACKS_MAX, Lack, LockHolder};
+pub use explain::{
+    BlockReason, Blocked, CounterView, Explanation, LACKS_MAX, Lack, LockHolder, Rank,
+};
 pub use lease::CapacityMode;
 
 use client::{Clients, Permits, Ticket};

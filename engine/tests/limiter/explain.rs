@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use forebay_engine::limiter::{BlockReason, Blocked, Lack, LockHolder};
+use forebay_engine::limiter::{BlockReason, Blocked, Lack, LockHolder, Rank};
 use forebay_messages::{
     PermitId, Timestamp,
     actor::LimiterMessage,
@@ -102,6 +102,32 @@ fn a_vqueue_that_does_not_wait_learns_what_would_block_it() {
     let reason = BlockReason::Lock { holder: LockHolder::Entry(entry(3)) };
     assert_eq!(explain("-#k").reasons, [Blocked { reason, since: Timestamp(1000) }]);
     assert_eq!(explain("-#k").waiting_since, None);
+}
+
+#[test]
+fn a_rank_counts_the_vqueues_that_wait_for_the_same_counter() {
+    let mut rig = Rig::leased(&[limit("s", 1), limit("t", 9)]);
+    rig.send(LimiterMessage::CapacityLeased(2));
+    rig.run(1, "s/a");
+    rig.ask(2, "s/b");
+    rig.ask(3, "s");
+    rig.run(4, "t");
+    rig.ask(5, "t");
+    rig.ask(6, "s/b/c");
+    let rank = |rig: &Rig, number| rig.limiter.explain(handle(number), rig.now).unwrap().rank;
+    let of = |key: Option<&str>, ahead, waiting| {
+        Some(Rank { key: key.map(str::to_owned), ahead, waiting })
+    };
+    assert_eq!(rank(&rig, 2), of(Some("s"), 0, 3));
+    assert_eq!(rank(&rig, 3), of(Some("s"), 1, 3));
+    assert_eq!(rank(&rig, 6), of(Some("s"), 2, 3));
+    // Only a slot is missing: compared with all waiting vqueues.
+    assert_eq!(rank(&rig, 5), of(None, 2, 4));
+    // One slot for the vqueue of `t`, one for the next.
+    rig.send(LimiterMessage::CapacityLeased(2));
+    rig.run(7, "-#k");
+    rig.ask(8, "-#k");
+    assert_eq!(rank(&rig, 8), None, "it waits for its lock only");
 }
 
 #[test]

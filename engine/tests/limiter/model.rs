@@ -5,16 +5,15 @@
 //! limiter would let through; usage and the reasons for waiting must be equal; at the end no state
 //! is left.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
 
-use forebay_engine::limiter::{BlockReason, CapacityMode, LimiterConfig, LimiterEffect};
+use forebay_engine::limiter::{BlockReason, CapacityMode, LimiterConfig, LimiterEffect, Rank};
 use forebay_messages::{
     Generation, PermitId, Timestamp, VQueueHandle,
     actor::{Acquire, LimiterMessage, LockWish, Permits, Release, Seed},
     rule::{Limits, Rate, RuleUpdate},
 };
 use proptest::{prelude::*, test_runner::FileFailurePersistence};
-use std::num::NonZeroU32;
 
 use super::{
     naive::Naive,
@@ -183,6 +182,7 @@ impl Pair {
             let view = limits.iter().find(|view| view.key == key);
             assert_eq!(view.map(|view| view.usage), Some(self.naive.usage(&key)), "usage of {key}");
         }
+        let mut ranks = BTreeSet::new();
         for (handle, ask) in &self.naive.waits {
             let explained = self.rig.limiter.explain(*handle, self.rig.now);
             let explained = explained.unwrap_or_else(|| panic!("{handle:?} was forgotten"));
@@ -191,6 +191,15 @@ impl Pair {
             assert!(explained.reasons.iter().all(|blocked| {
                 (explained.waiting_since.unwrap()..=self.rig.now).contains(&blocked.since)
             }));
+            // Without a rank it waits for its lock or its service, not for a counter.
+            let waits_elsewhere =
+                |reason: &String| reason == "lock" || reason.starts_with("pause of service");
+            let is_elsewhere = reasons.iter().any(waits_elsewhere);
+            assert!(explained.rank.is_some() || is_elsewhere, "no rank of {ask:?}");
+            if let Some(Rank { key, ahead, waiting }) = explained.rank {
+                assert!(ahead < waiting, "{ahead} of {waiting}");
+                assert!(ranks.insert((key, ahead)), "two vqueues have the same rank");
+            }
         }
     }
 
