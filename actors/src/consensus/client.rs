@@ -241,14 +241,15 @@ impl Metadata {
         }
     }
 
-    /// Asks this node, then the leader that it names, until one answers.
+    /// Asks this node, then the leader that it names, until one answers. A leader that this node
+    /// does not reach is asked through another one.
     async fn call(
         &self,
         request: &NodeRequest,
         deadline: Instant,
     ) -> Result<Call, MetadataCallError> {
         let is_change = matches!(request, NodeRequest::Change(_));
-        let (mut may_be_done, mut target, mut turn) = (false, None, 0);
+        let (mut may_be_done, mut target, mut turn) = (false, Target::Here, 0);
         let mut last = "no leader is known".to_owned();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -261,26 +262,19 @@ impl Metadata {
             if !self.shared.is_provisioned() {
                 return Err(MetadataCallError::NotProvisioned);
             }
-            let asked = target.take();
-            let attempt = left.min(ATTEMPT_TIME_MAX);
-            let answer = match &asked {
-                None => self.shared.ask_here(request, attempt).await,
-                Some(peer) => self.ask_peer(peer, request, attempt).await,
-            };
-            match answer {
+            let asked = std::mem::replace(&mut target, Target::Here);
+            match self.ask(&asked, request, left.min(ATTEMPT_TIME_MAX)).await {
                 NodeAnswer::NotLeader { leader: Some(leader) } => {
-                    let named = leader.parse::<NodeName>().ok();
-                    // An answer that names the asked node or this one does not show the leader.
-                    let is_other = named != asked && named.as_ref() != Some(self.shared.name());
-                    target = named.filter(|_| is_other);
-                    if target.is_some() {
+                    turn += 1;
+                    target = self.towards(&leader, &asked, turn);
+                    if !matches!(target, Target::Here) {
                         continue;
                     }
                 }
                 NodeAnswer::NotLeader { leader: None } => {
                     // This node may be cut off: the others are asked in turn.
                     turn += 1;
-                    target = self.shared.other(turn);
+                    target = self.shared.other(turn).map_or(Target::Here, Target::Node);
                 }
                 NodeAnswer::Unavailable(why) => last = why.to_string(),
                 NodeAnswer::Unknown => may_be_done |= is_change,
@@ -290,17 +284,70 @@ impl Metadata {
         }
     }
 
-    async fn ask_peer(
-        &self,
+    async fn ask(&self, target: &Target, request: &NodeRequest, within: Duration) -> NodeAnswer {
+        match target {
+            Target::Here => self.shared.ask_here(request, within).await,
+            Target::Node(peer) => {
+                let (answer, is_reached) =
+                    Self::ask_node(&self.shared, peer, request, within).await;
+                if !is_reached {
+                    self.shared.set_unreached(peer);
+                }
+                answer
+            }
+            Target::Relay(peer) => {
+                let relayed = NodeRequest::Relay(Box::new(request.clone()));
+                Self::ask_node(&self.shared, peer, &relayed, within).await.0
+            }
+        }
+    }
+
+    /// Where to ask next when a leader was named.
+    fn towards(&self, leader: &str, asked: &Target, turn: usize) -> Target {
+        let Ok(leader) = leader.parse::<NodeName>() else { return Target::Here };
+        // An answer that names the asked node or this one does not show the leader.
+        let is_known = match asked {
+            Target::Here => leader != *self.shared.name(),
+            Target::Node(peer) => leader != *self.shared.name() && leader != *peer,
+            Target::Relay(_) => false,
+        };
+        if !is_known {
+            return Target::Here;
+        }
+        match self.shared.relay_to(&leader, turn) {
+            Some(through) => Target::Relay(through),
+            None => Target::Node(leader),
+        }
+    }
+
+    /// Asks another node; also returns whether it was reached.
+    pub(super) async fn ask_node(
+        shared: &Shared,
         peer: &NodeName,
         request: &NodeRequest,
         within: Duration,
-    ) -> NodeAnswer {
-        self.shared.ask_peer(peer, request, within).await.unwrap_or_else(|error| match error {
-            RequestError::Lost | RequestError::Deadline { was_sent: true } => NodeAnswer::Unknown,
-            error => NodeAnswer::Unavailable(format!("{peer}: {error}").into()),
-        })
+    ) -> (NodeAnswer, bool) {
+        match shared.ask_peer(peer, request, within).await {
+            Ok(answer) => (answer, true),
+            Err(RequestError::Lost | RequestError::Deadline { was_sent: true }) => {
+                (NodeAnswer::Unknown, false)
+            }
+            Err(error) => {
+                let is_unreached =
+                    matches!(error, RequestError::Unreachable(_) | RequestError::Deadline { .. });
+                (NodeAnswer::Unavailable(format!("{peer}: {error}").into()), !is_unreached)
+            }
+        }
     }
+}
+
+/// Where a request is sent.
+enum Target {
+    Here,
+    /// The leader, or a node that may know it.
+    Node(NodeName),
+    /// A node that may reach the leader.
+    Relay(NodeName),
 }
 
 /// An answer, and whether an earlier attempt may have been done.

@@ -22,6 +22,7 @@ use crate::metadata::{Command, Outcome, Row, decode_block, encode_block};
 
 const FORMAT: u8 = 1;
 const KEY_BYTES_MIN: usize = 4;
+const RELAY: u8 = 16;
 const PEER_BYTES_MIN: usize = 8;
 const ROW_BYTES_MIN: usize = 13;
 
@@ -72,6 +73,8 @@ pub enum NodeRequest {
         /// The keys.
         keys: Vec<ByteString>,
     },
+    /// A request to the leader, which the sender does not reach: to be passed on, once.
+    Relay(Box<Self>),
 }
 
 /// A node and its address.
@@ -183,6 +186,10 @@ impl NodeRequest {
                 out.put_count(keys.len());
                 keys.iter().for_each(|key| out.put_slice(key.as_bytes()));
             }
+            Self::Relay(request) => {
+                out.put_u8(RELAY);
+                out.put_slice(&request.encode());
+            }
         }
         out.into()
     }
@@ -214,10 +221,24 @@ impl NodeRequest {
             8 => Self::Status,
             9 => Self::Base,
             10 => Self::GetAll { keys: reader.list(KEY_BYTES_MIN, Reader::text)? },
+            RELAY => match Self::decode_plain(reader.bytes()?)? {
+                Some(request) => Self::Relay(Box::new(request)),
+                None => {
+                    return Err(DecodeError::UnknownKind { what: "a relayed request", tag: RELAY });
+                }
+            },
             tag => return Err(DecodeError::UnknownKind { what: "a request", tag }),
         };
         reader.end()?;
         Ok(request)
+    }
+}
+
+impl NodeRequest {
+    /// A request that is relayed no further: nesting has no depth.
+    fn decode_plain(bytes: Bytes) -> Result<Option<Self>, DecodeError> {
+        let is_relay = bytes.get(1) == Some(&RELAY);
+        if is_relay { Ok(None) } else { Self::decode(bytes).map(Some) }
     }
 }
 

@@ -133,6 +133,7 @@ fn requests() -> Vec<NodeRequest> {
         NodeRequest::Status,
         NodeRequest::Base,
         NodeRequest::GetAll { keys: vec!["k".into(), "l".into()] },
+        NodeRequest::Relay(Box::new(NodeRequest::Get { key: "k".into() })),
     ]
 }
 
@@ -159,7 +160,7 @@ fn answers() -> Vec<NodeAnswer> {
     ]
 }
 
-const REQUESTS: [&str; 10] = [
+const REQUESTS: [&str; 11] = [
     "0101",
     "010200000000000000000000000000000005",
     "010300000001610000000000000000000000000000000700000003613a31",
@@ -170,6 +171,7 @@ const REQUESTS: [&str; 10] = [
     "0108",
     "0109",
     "010a00000002000000016b000000016c",
+    "0110000000070105000000016b",
 ];
 const ANSWERS: [&str; 12] = [
     "0101",
@@ -210,6 +212,14 @@ fn requests_and_answers_round_trip_and_no_shorter_bytes_decode() {
             assert!(NodeAnswer::decode(bytes.slice(..len)).is_err(), "{answer:?}, {len}");
         }
     }
+}
+
+#[test]
+fn a_relayed_request_is_not_relayed_again() {
+    let once = NodeRequest::Relay(Box::new(NodeRequest::Probe));
+    let twice = NodeRequest::Relay(Box::new(once)).encode();
+    let unknown = DecodeError::UnknownKind { what: "a relayed request", tag: 16 };
+    assert_eq!(NodeRequest::decode(twice), Err(unknown));
 }
 
 proptest! {

@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use forebay_engine::cluster::{NodeAnswer, NodeRequest, Peer};
 use forebay_engine::consensus::StorageId;
-use forebay_net::{Answer, Identity, Service};
+use forebay_net::{Answer, Identity, NodeName, Service};
+
+use crate::consensus::client::Metadata;
 
 use super::life::blocking;
 use super::shared::Shared;
@@ -14,6 +16,8 @@ use super::{copy, upkeep};
 
 /// Longest time that a request to the group takes; its deadline is earlier.
 const ASK_WITHIN: Duration = Duration::from_secs(60);
+/// Time of the leader for a request that is passed on: less than the asking node waits.
+const RELAY_WITHIN: Duration = Duration::from_millis(400);
 /// Time for the entry of a node that joins.
 const JOIN_WITHIN: Duration = Duration::from_secs(4);
 
@@ -72,6 +76,12 @@ async fn answer(shared: &Arc<Shared>, peer: &Identity, request: NodeRequest) -> 
             }
             shared.ask_here(&request, ASK_WITHIN).await
         }
+        NodeRequest::Relay(request) => {
+            if peer.cluster == 0 {
+                return NodeAnswer::Refused("only nodes of the cluster have its metadata".into());
+            }
+            relay(shared, &request).await
+        }
         NodeRequest::Refused { reason } => {
             shared.set_refusal(peer.name.as_str(), &reason);
             NodeAnswer::Done
@@ -84,6 +94,18 @@ async fn answer(shared: &Arc<Shared>, peer: &Identity, request: NodeRequest) -> 
             true => NodeAnswer::Base(*shared.base.lock().unwrap_or_else(PoisonError::into_inner)),
             false => no_cluster(shared),
         },
+    }
+}
+
+/// Answers a request to the metadata, or passes it on to the leader that this node knows.
+async fn relay(shared: &Shared, request: &NodeRequest) -> NodeAnswer {
+    let answer = shared.ask_here(request, RELAY_WITHIN).await;
+    let NodeAnswer::NotLeader { leader: Some(leader) } = &answer else { return answer };
+    match leader.parse::<NodeName>() {
+        Ok(leader) if leader != *shared.name() => {
+            Metadata::ask_node(shared, &leader, request, RELAY_WITHIN).await.0
+        }
+        _ => answer,
     }
 }
 

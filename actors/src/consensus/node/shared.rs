@@ -58,6 +58,8 @@ struct State {
     errors: BTreeMap<String, String>,
     /// Peers that refuse this node.
     refusals: BTreeMap<String, String>,
+    /// A leader that did not answer, and until when others are asked to relay to it.
+    unreached: Option<(NodeName, tokio::time::Instant)>,
 }
 
 /// Why a directory that ran alone joins no cluster, after the name of its node.
@@ -67,6 +69,9 @@ pub(super) const RAN_ALONE: &str = "has a data directory that ran alone, with ru
 
 /// For how long a node takes part in one provisioning only.
 const RESERVED_TIME: Duration = Duration::from_secs(10);
+
+/// For how long a leader that did not answer is asked through another node.
+const UNREACHED_TIME: Duration = Duration::from_secs(1);
 
 impl Shared {
     pub(super) fn new(
@@ -249,6 +254,29 @@ impl Shared {
         // Every second time this node itself.
         let at = (turn / 2).checked_rem(peers.len())?;
         (turn % 2 == 1).then(|| peers[at].name.clone())
+    }
+
+    /// A leader did not answer this node: other nodes may still reach it.
+    pub(in crate::consensus) fn set_unreached(&self, leader: &NodeName) {
+        let until = tokio::time::Instant::now() + UNREACHED_TIME;
+        self.lock().unreached = Some((leader.clone(), until));
+    }
+
+    /// A node that may reach a leader which this one does not, by turns.
+    pub(in crate::consensus) fn relay_to(
+        &self,
+        leader: &NodeName,
+        turn: usize,
+    ) -> Option<NodeName> {
+        let now = tokio::time::Instant::now();
+        let is_unreached = |(name, until): &(NodeName, _)| name == leader && now < *until;
+        if !self.lock().unreached.as_ref().is_some_and(is_unreached) {
+            return None;
+        }
+        let peers = self.net()?.peers();
+        let others: Vec<_> = peers.into_iter().filter(|peer| peer.name != *leader).collect();
+        let at = turn.checked_rem(others.len())?;
+        Some(others[at].name.clone())
     }
 
     /// Asks this node's group.

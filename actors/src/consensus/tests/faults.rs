@@ -49,3 +49,30 @@ async fn a_change_is_made_once_while_connections_break() {
     );
     nodes.end().await;
 }
+
+/// Regression. A follower that did not reach the leader, in a chain of three, served nothing: it
+/// asked the leader again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_does_not_reach_the_leader_is_served_through_another_one() {
+    let nodes = Nodes::in_memory(9, &["a", "b", "c"]).provisioned().await;
+    let memory = nodes.memory.clone().unwrap();
+    for round in 0..3 {
+        let leader = nodes.leader().await;
+        let far = (leader + 1) % 3;
+        memory.cut(&nodes.names[leader], &nodes.names[far]);
+        memory.cut(&nodes.names[far], &nodes.names[leader]);
+        for turn in 0..6 {
+            let at = [far, leader, 3 - far - leader][turn % 3];
+            let value = format!("{round}/{turn}");
+            let metadata = nodes.node(at).metadata();
+            let within = Duration::from_secs(10);
+            let put = metadata.put("key", value.clone().into(), Expected::Anything, within);
+            put.await.unwrap();
+            let row = metadata.get("key", within).await.unwrap().unwrap();
+            assert_eq!(row.value, Some(value.into()), "node {at}");
+        }
+        memory.mend_all();
+        nodes.all_healthy().await;
+    }
+    nodes.end().await;
+}
