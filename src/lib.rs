@@ -42,7 +42,7 @@ pub mod cluster {
     pub use forebay_actors::consensus::{
         AUTHORITY_DAYS, BundleError, Change, ClusterError, ClusterNode, ClusterNodeConfig,
         ClusterStore, DEAD_AFTER, Expected, InvalidCommand, Listed, Metadata, MetadataCallError,
-        MetadataWatch, NodeName, Recovery, Row, init_tls, recover,
+        MetadataWatch, NodeName, Recovery, RemoteConfig, RemoteNode, Row, init_tls, recover,
     };
 }
 pub mod control;

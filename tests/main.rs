@@ -16,6 +16,7 @@ mod control;
 mod crash;
 mod cut_short;
 mod embed;
+mod embed_cluster;
 mod examples;
 mod failover;
 mod faults;

@@ -20,6 +20,45 @@ pub enum ClusterRequest {
         /// How long to wait for its removal.
         within_ms: u64,
     },
+    /// What happened on the node, since it started.
+    Events {
+        /// Events after this number.
+        after: u64,
+        /// How long to wait until there are some.
+        within_ms: u64,
+    },
+    /// Let a member lead.
+    Transfer {
+        /// The log: `metadata`.
+        log: String,
+        /// The member's name.
+        node: String,
+        /// How long to wait until it leads.
+        within_ms: u64,
+    },
+    /// Let a node lead nothing, or lead again.
+    Drain {
+        /// Its name.
+        node: String,
+        /// Whether it is to be drained.
+        on: bool,
+        /// How long to wait until it leads nothing.
+        within_ms: u64,
+    },
+    /// Raise the format of what the nodes share to the newest one.
+    Finalize {
+        /// How long to try.
+        within_ms: u64,
+    },
+    /// Wait until a key has another version.
+    Watch {
+        /// The key.
+        key: String,
+        /// A version newer than this one.
+        after: u64,
+        /// How long to wait; the answer is no key then.
+        within_ms: u64,
+    },
     /// Read a key of the metadata.
     Get {
         /// The key.
@@ -63,9 +102,19 @@ pub enum ClusterResponse {
         /// The id of the cluster.
         cluster: String,
     },
-    /// To `Get`.
+    /// To `Events`.
+    Events {
+        /// In their order.
+        events: Vec<ClusterEventView>,
+    },
+    /// To `Finalize`.
+    Finalized {
+        /// The format now.
+        format: u32,
+    },
+    /// To `Get` and `Watch`.
     Key {
-        /// The key; `None` when it was never written.
+        /// The key; `None` when it was never written, or nothing newer came.
         key: Option<KeyView>,
     },
     /// To `List`.
@@ -89,6 +138,32 @@ pub enum ClusterResponse {
         /// The request, not the node, is at fault.
         usage: bool,
     },
+}
+
+/// Something that happened on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterEventView {
+    /// Counts them, from 1 for each start of the node.
+    pub number: u64,
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    /// A word.
+    pub kind: String,
+    /// Something may have to be done.
+    pub is_warning: bool,
+    /// The segment of the metadata group, if one runs.
+    pub segment: Option<u64>,
+    /// In words.
+    pub text: String,
+}
+
+/// A member of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberView {
+    /// The node.
+    pub name: String,
+    /// The id of its data directory, in hexadecimal.
+    pub storage: String,
 }
 
 /// A key of the metadata.
@@ -158,8 +233,12 @@ pub struct GroupView {
     pub log_bytes: u64,
     /// Bytes of the metadata.
     pub state_bytes: u64,
-    /// Leaders that were seen since the node started.
-    pub leaders_seen: u64,
+    /// The members of the segment.
+    pub members: Vec<MemberView>,
+    /// How many of them must be connected.
+    pub quorum: u64,
+    /// Changes of the leader that were seen since the node started.
+    pub elections: u64,
     /// Messages that did not match the group.
     pub dropped: u64,
     /// Why this node last gave up leadership.
@@ -184,6 +263,12 @@ pub struct ClusterNodeView {
     pub durable: Option<u64>,
     /// Entries that it lacks.
     pub lag: Option<u64>,
+    /// It was drained: it leads only if no other member can.
+    #[serde(default)]
+    pub is_drained: bool,
+    /// How far its clock is ahead of the majority's, in milliseconds; negative: behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_ms: Option<i64>,
     /// Why it cannot be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -209,6 +294,11 @@ impl RefusedView {
     }
 }
 
+/// Of a node that does not say it.
+fn first_format() -> u32 {
+    1
+}
+
 /// A node and its cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterView {
@@ -232,6 +322,11 @@ pub struct ClusterView {
     pub cluster: Option<String>,
     /// Incremented when the cluster is recovered by hand.
     pub incarnation: Option<u32>,
+    /// The format of what the nodes share.
+    pub format: Option<u32>,
+    /// The newest format that this node knows.
+    #[serde(default = "first_format")]
+    pub format_max: u32,
     /// The metadata group.
     pub group: Option<GroupView>,
     /// The nodes, by name.

@@ -23,8 +23,8 @@ mod tree;
 pub use act::{ActView, NotChangedView, SkippedView, Target};
 pub use bytes_view::BytesView;
 pub use cluster::{
-    ClusterNodeView, ClusterRequest, ClusterResponse, ClusterView, GroupView, KeyView,
-    NodeStateView, RefusedView,
+    ClusterEventView, ClusterNodeView, ClusterRequest, ClusterResponse, ClusterView, GroupView,
+    KeyView, MemberView, NodeStateView, RefusedView,
 };
 pub use details::{DETAIL_BYTES_MAX, EntryDetails, FailedAttemptView, RetryView};
 pub use entries::{

@@ -6,15 +6,12 @@
 
 use std::{io::ErrorKind, path::Path, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use forebay_actors::consensus::{Change, ClusterNode, Expected, Metadata, MetadataCallError, Row};
+use forebay_actors::{consensus::ClusterNode, node::Node};
 use forebay_api::{ClusterRequest, ClusterResponse};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::timeout,
 };
-
-use crate::Runtime;
 
 use super::{
     MESSAGE_LEN_MAX, REQUEST_LEN_MAX, Response, SOCKET_NAME,
@@ -23,8 +20,8 @@ use super::{
 };
 
 pub use forebay_api::{
-    ClusterNodeView, ClusterRequest as Request, ClusterResponse as Answer, ClusterView, GroupView,
-    KeyView, NodeStateView, RefusedView,
+    ClusterEventView, ClusterNodeView, ClusterRequest as Request, ClusterResponse as Answer,
+    ClusterView, GroupView, KeyView, MemberView, NodeStateView, RefusedView,
 };
 
 /// Longest wait for an answer, in addition to the time that the request itself allows.
@@ -47,9 +44,9 @@ impl ClusterServer {
         Ok(Self { backend, _server: server })
     }
 
-    /// From here on requests about entries are answered, too.
-    pub fn attach(&self, runtime: &Runtime) {
-        self.backend.set_node(runtime.node());
+    /// From here on requests about entries are answered, too, by the node of a runtime.
+    pub fn attach(&self, node: &Arc<Node>) {
+        self.backend.set_node(node);
     }
 }
 
@@ -66,7 +63,7 @@ pub(super) async fn answer_line(
     let response = match (node, serde_json::from_slice(line)) {
         (None, _) => usage("this process takes part in no cluster".to_owned()),
         (Some(_), Err(error)) => usage(error.to_string()),
-        (Some(node), Ok(request)) => answer(node, request).await,
+        (Some(node), Ok(request)) => node.answer(request).await,
     };
     let mut bytes = serde_json::to_vec(&response)?;
     bytes.push(b'\n');
@@ -77,82 +74,22 @@ fn usage(message: String) -> ClusterResponse {
     ClusterResponse::Error { message, usage: true }
 }
 
-async fn answer(node: &ClusterNode, request: ClusterRequest) -> ClusterResponse {
-    let metadata = node.metadata();
-    match request {
-        ClusterRequest::Status => {
-            ClusterResponse::ClusterStatus { status: Box::new(node.status().await) }
-        }
-        ClusterRequest::Provision { absent } => match node.provision(absent).await {
-            Ok(cluster) => ClusterResponse::Provisioned { cluster: format!("{cluster:032x}") },
-            Err(error) => usage(error.to_string()),
-        },
-        ClusterRequest::Remove { node: name, within_ms } => {
-            let within = Duration::from_millis(within_ms);
-            match node.remove(&name, within).await {
-                Ok(()) => ClusterResponse::Done,
-                Err(error) => usage(error.to_string()),
-            }
-        }
-        ClusterRequest::Get { key, within_ms } => {
-            let found = metadata.get(&key, Duration::from_millis(within_ms)).await;
-            let view = |row| view(key, row);
-            let found = found.map(|row| ClusterResponse::Key { key: row.map(view) });
-            found.unwrap_or_else(failed)
-        }
-        ClusterRequest::List { prefix, after, within_ms } => {
-            let within = Duration::from_millis(within_ms);
-            let listed = metadata.list(&prefix, after.as_deref(), within).await;
-            let listed = listed.map(|listed| ClusterResponse::Keys {
-                keys: listed.rows.into_iter().map(|(key, row)| view(key, row)).collect(),
-                more: listed.more,
-            });
-            listed.unwrap_or_else(failed)
-        }
-        ClusterRequest::Put { key, value, if_version, within_ms } => {
-            let within = Duration::from_millis(within_ms);
-            put(&metadata, key, value, if_version, within).await.unwrap_or_else(failed)
-        }
-    }
-}
-
-async fn put(
-    metadata: &Metadata,
-    key: String,
-    value: Option<String>,
-    if_version: Option<u64>,
-    within: Duration,
-) -> Result<ClusterResponse, MetadataCallError> {
-    let expected = match if_version {
-        None => Expected::Anything,
-        Some(0) => Expected::Absent,
-        Some(version) => Expected::Version(version),
-    };
-    let value = value.map(Bytes::from);
-    let change = Change { key: key.into(), value, expected };
-    let versions = metadata.put_all(vec![change], within).await?;
-    Ok(ClusterResponse::Written { version: versions.first().copied().unwrap_or_default() })
-}
-
-fn view(key: String, row: Row) -> KeyView {
-    let bytes = row.value.as_ref().map(|value| value.len() as u64);
-    let value = row.value.and_then(|value| String::from_utf8(value.to_vec()).ok());
-    KeyView { key, version: row.version, value, bytes }
-}
-
-fn failed(error: MetadataCallError) -> ClusterResponse {
-    ClusterResponse::Error { message: error.to_string(), usage: false }
-}
-
-/// Time that the request itself allows the node to take.
-fn takes_at_least(request: &ClusterRequest) -> Duration {
-    match request {
+/// Longest time that a node takes for a request.
+#[must_use]
+pub fn answers_within(request: &ClusterRequest) -> Duration {
+    let own = match request {
         ClusterRequest::Remove { within_ms, .. }
+        | ClusterRequest::Events { within_ms, .. }
+        | ClusterRequest::Transfer { within_ms, .. }
+        | ClusterRequest::Drain { within_ms, .. }
+        | ClusterRequest::Finalize { within_ms }
+        | ClusterRequest::Watch { within_ms, .. }
         | ClusterRequest::Get { within_ms, .. }
         | ClusterRequest::List { within_ms, .. }
         | ClusterRequest::Put { within_ms, .. } => Duration::from_millis(*within_ms),
         ClusterRequest::Status | ClusterRequest::Provision { .. } => Duration::ZERO,
-    }
+    };
+    ANSWER_WITHIN.saturating_add(own)
 }
 
 /// Asks the process of `forebay node` that uses a data directory.
@@ -168,7 +105,7 @@ pub async fn ask(
     if line.len() as u64 > REQUEST_LEN_MAX {
         return Err(ControlError::TooLong { len: line.len() });
     }
-    let waited = ANSWER_WITHIN.saturating_add(takes_at_least(request));
+    let waited = answers_within(request);
     let path = data_dir.to_owned();
     let failed = |source: std::io::Error| match source.kind() {
         ErrorKind::TimedOut => ControlError::NoAnswer { path: path.clone(), waited },

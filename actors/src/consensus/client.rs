@@ -230,6 +230,19 @@ impl Metadata {
         Ok(None)
     }
 
+    /// Asks the leader to let a member lead.
+    pub(super) async fn hand_over(
+        &self,
+        to: &str,
+        within: Duration,
+    ) -> Result<(), MetadataCallError> {
+        let request = NodeRequest::HandOver { to: to.into() };
+        match self.call(&request, Instant::now() + within).await?.answer {
+            NodeAnswer::Done => Ok(()),
+            other => Err(refused(other)),
+        }
+    }
+
     async fn read(
         &self,
         request: &NodeRequest,

@@ -11,8 +11,10 @@
 mod client;
 mod driver;
 mod error;
+mod events;
 mod node;
 mod recover;
+mod remote;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -24,6 +26,7 @@ pub use forebay_engine::metadata::{Change, Expected, InvalidCommand, Row};
 pub use forebay_net::{AUTHORITY_DAYS, BundleError, NodeName, init_tls};
 pub use node::{ClusterNode, ClusterNodeConfig, DEAD_AFTER};
 pub use recover::{Recovery, recover};
+pub use remote::{RemoteConfig, RemoteNode};
 pub use store::ClusterStore;
 pub use watches::MetadataWatch;
 

@@ -51,8 +51,20 @@ pub(crate) struct ClusterArgs {
     pub(crate) command: ClusterCommand,
 }
 
+/// Which node is asked.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct AtArgs {
+    /// Ask this node instead of the one that runs with --data-dir
+    #[arg(long = "node", value_name = "NAME=HOST:PORT", value_parser = peer)]
+    pub(crate) asked: Option<(String, String)>,
+    /// With --node: a directory with ca.pem, cert.pem and key.pem of the cluster's authority, made
+    /// for a name that no node has. Without it only loopback addresses can be asked
+    #[arg(long, value_name = "DIR", requires = "asked")]
+    pub(crate) tls: Option<PathBuf>,
+}
+
 /// An action on a cluster. All but `init-tls` and `recover` ask the node that runs with
-/// `--data-dir`.
+/// `--data-dir`, or the one of `--node`.
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum ClusterCommand {
     /// Make certificates: an authority, unless it is there, and a directory per node
@@ -69,6 +81,8 @@ pub(crate) enum ClusterCommand {
     },
     /// Make a cluster of the node and its peers; done once
     Provision {
+        #[command(flatten)]
+        at: AtArgs,
         /// A peer that is not there yet; repeat it for each
         #[arg(long = "peer-absent", value_name = "NAME")]
         absent: Vec<String>,
@@ -77,17 +91,77 @@ pub(crate) enum ClusterCommand {
         within: Duration,
     },
     /// Show whether the cluster is well, and how far its nodes are. Exit code 1: it is not
-    Status,
+    Status {
+        #[command(flatten)]
+        at: AtArgs,
+    },
     /// List the nodes
-    Nodes,
+    Nodes {
+        #[command(flatten)]
+        at: AtArgs,
+    },
     /// Remove a node: it is no member any more, and joins again only with an empty data directory
     Remove {
+        #[command(flatten)]
+        at: AtArgs,
         /// The node
         #[arg(value_name = "NODE")]
         node: String,
         /// How long to wait until it is no member
         #[arg(long, value_name = "DURATION", value_parser = seconds, default_value = "30s")]
         within: Duration,
+    },
+    /// Let a member lead a log
+    Transfer {
+        #[command(flatten)]
+        at: AtArgs,
+        /// The log: `metadata` is the one there is
+        #[arg(value_name = "LOG")]
+        of: String,
+        /// The member
+        #[arg(value_name = "NODE")]
+        node: String,
+        /// How long to wait until it leads
+        #[arg(long, value_name = "DURATION", value_parser = seconds, default_value = "10s")]
+        within: Duration,
+    },
+    /// Let a node lead nothing, before it is stopped or worked on. It stays a member
+    Drain {
+        #[command(flatten)]
+        at: AtArgs,
+        /// The node
+        #[arg(value_name = "NODE")]
+        node: String,
+        /// How long to wait until it leads nothing
+        #[arg(long, value_name = "DURATION", value_parser = seconds, default_value = "30s")]
+        within: Duration,
+    },
+    /// Let a drained node lead again
+    Undrain {
+        #[command(flatten)]
+        at: AtArgs,
+        /// The node
+        #[arg(value_name = "NODE")]
+        node: String,
+        /// How long to try
+        #[arg(long, value_name = "DURATION", value_parser = seconds, default_value = "10s")]
+        within: Duration,
+    },
+    /// After all nodes have a newer forebay: use its formats. There is no way back
+    Finalize {
+        #[command(flatten)]
+        at: AtArgs,
+        /// How long to try
+        #[arg(long, value_name = "DURATION", value_parser = seconds, default_value = "10s")]
+        within: Duration,
+    },
+    /// Show what happened on the node since it started
+    Events {
+        #[command(flatten)]
+        at: AtArgs,
+        /// Show later ones, too, until interrupted
+        #[arg(long)]
+        follow: bool,
     },
     /// After a majority was lost: show how far the stopped node in --data-dir is, or let it
     /// continue alone
@@ -102,6 +176,8 @@ pub(crate) enum ClusterCommand {
     },
     /// Read a key of the metadata, as the last acknowledged change left it
     Get {
+        #[command(flatten)]
+        at: AtArgs,
         /// The key
         #[arg(value_name = "KEY")]
         key: String,
@@ -111,6 +187,8 @@ pub(crate) enum ClusterCommand {
     },
     /// List the keys of the metadata
     Keys {
+        #[command(flatten)]
+        at: AtArgs,
         /// Only keys that begin with this
         #[arg(value_name = "PREFIX", default_value = "")]
         prefix: String,
@@ -118,8 +196,21 @@ pub(crate) enum ClusterCommand {
         #[arg(long, value_name = "DURATION", value_parser = seconds, default_value = "10s")]
         within: Duration,
     },
+    /// Show the value of a key of the metadata and every later one, until interrupted
+    Watch {
+        #[command(flatten)]
+        at: AtArgs,
+        /// The key
+        #[arg(value_name = "KEY")]
+        key: String,
+        /// Only versions after this one
+        #[arg(long, value_name = "VERSION", default_value_t = 0)]
+        after: u64,
+    },
     /// Write a key of the metadata, or delete it
     Put {
+        #[command(flatten)]
+        at: AtArgs,
         /// The key
         #[arg(value_name = "KEY")]
         key: String,
@@ -133,4 +224,26 @@ pub(crate) enum ClusterCommand {
         #[arg(long, value_name = "DURATION", value_parser = seconds, default_value = "10s")]
         within: Duration,
     },
+}
+
+impl ClusterCommand {
+    /// Which node it asks; the one of the data directory where that makes no difference.
+    pub(crate) fn at(&self) -> AtArgs {
+        match self {
+            Self::InitTls { .. } | Self::Recover { .. } => AtArgs::default(),
+            Self::Provision { at, .. }
+            | Self::Status { at }
+            | Self::Nodes { at }
+            | Self::Remove { at, .. }
+            | Self::Transfer { at, .. }
+            | Self::Drain { at, .. }
+            | Self::Undrain { at, .. }
+            | Self::Finalize { at, .. }
+            | Self::Events { at, .. }
+            | Self::Get { at, .. }
+            | Self::Keys { at, .. }
+            | Self::Watch { at, .. }
+            | Self::Put { at, .. } => at.clone(),
+        }
+    }
 }

@@ -28,7 +28,7 @@ use tracing::level_filters::LevelFilter;
 pub(crate) use add::AddArgs;
 pub(crate) use alias::AliasArgs;
 pub(crate) use calls::ResolveArgs;
-pub(crate) use cluster::{ClusterArgs, ClusterCommand, NodeArgs};
+pub(crate) use cluster::{AtArgs, ClusterArgs, ClusterCommand, NodeArgs};
 pub(crate) use control::{
     ActCommand, EndedArgs, LiveSelection, OutcomeArg, PauseArgs, RescheduleArgs, Selection,
 };

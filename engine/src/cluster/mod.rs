@@ -9,5 +9,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub use nodes::{JoinError, MEMBERS_MAX, NODES_KEY, NODES_MAX, NodeEntry, NodesConfig};
+pub use nodes::{
+    CLUSTER_FORMAT, JoinError, MEMBERS_MAX, NODES_KEY, NODES_MAX, NodeEntry, NodesConfig,
+};
 pub use request::{Base, ListedRow, NodeAnswer, NodeRequest, Peer};

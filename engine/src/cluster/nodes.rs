@@ -15,8 +15,20 @@ pub const NODES_MAX: usize = 16;
 /// Nodes become members by themselves up to this number.
 pub const MEMBERS_MAX: usize = 5;
 
-const FORMAT: u8 = 1;
+/// The newest format of everything that the nodes share. It is raised by `finalize`, when all
+/// nodes know it; until then nothing is written that an older node cannot read.
+///
+/// | format | adds |
+/// |---|---|
+/// | 1 | |
+/// | 2 | drained nodes |
+pub const CLUSTER_FORMAT: u8 = 2;
+/// The format of a configuration that does not name it.
+const FIRST_FORMAT: u8 = 1;
 const ENTRY_BYTES_MIN: usize = 25;
+/// Flags of a node.
+const REMOVED: u8 = 1;
+const DRAINED: u8 = 2;
 
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,15 +41,25 @@ pub struct NodeEntry {
     pub address: ByteString,
     /// It was removed: it follows and is no member.
     pub is_removed: bool,
+    /// It leads only if no other member can.
+    pub is_drained: bool,
 }
 
 /// The nodes of a cluster.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodesConfig {
+    /// The format of what the nodes share, at most [`CLUSTER_FORMAT`].
+    pub format: u8,
     /// Members that were asked for when the cluster was provisioned.
     pub wanted: u32,
     /// By name.
     pub nodes: Vec<NodeEntry>,
+}
+
+impl Default for NodesConfig {
+    fn default() -> Self {
+        Self { format: FIRST_FORMAT, wanted: 0, nodes: Vec::new() }
+    }
 }
 
 /// Why a node may not join.
@@ -71,8 +93,13 @@ impl NodesConfig {
         storage: StorageId,
         address: &ByteString,
     ) -> Result<bool, JoinError> {
-        let fresh =
-            NodeEntry { name: name.clone(), storage, address: address.clone(), is_removed: false };
+        let fresh = NodeEntry {
+            name: name.clone(),
+            storage,
+            address: address.clone(),
+            is_removed: false,
+            is_drained: self.find(name).is_some_and(|node| node.is_drained),
+        };
         let Some(at) = self.nodes.iter().position(|node| node.name == *name) else {
             if self.nodes.len() >= NODES_MAX {
                 return Err(JoinError::TooMany);
@@ -95,12 +122,14 @@ impl NodesConfig {
     }
 
     /// The members of the next segment, if they should differ from the ones of `segment`.
-    /// `is_ready` says which nodes have nearly everything and are reachable.
+    /// `is_ready` says which nodes have nearly everything and are reachable, `is_dead` which have
+    /// not been reached for long: another node that is ready takes the place of such a member.
     #[must_use]
     pub fn next_members(
         &self,
         segment: &Segment,
         is_ready: impl Fn(StorageId) -> bool,
+        is_dead: impl Fn(StorageId) -> bool,
     ) -> Option<Vec<Member>> {
         let members = &segment.members;
         let current = |node: &&NodeEntry| members.contains(&Self::member(node));
@@ -127,6 +156,12 @@ impl NodesConfig {
         // A node whose name is a member's takes that place only.
         let is_other = |new: &&Member| members.iter().all(|member| member.name != new.name);
         let spare: Vec<&Member> = spare.iter().filter(is_other).collect();
+        let dead = members.iter().position(|member| is_dead(member.storage));
+        if let (Some(at), Some(new)) = (dead, spare.first()) {
+            let mut next = members.clone();
+            next[at] = (*new).clone();
+            return Some(next);
+        }
         let added = self.added(members.len(), spare.len());
         let next = members.iter().chain(spare.into_iter().take(added));
         (added > 0).then(|| next.cloned().collect())
@@ -152,14 +187,21 @@ impl NodesConfig {
     /// Its bytes.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut out = vec![FORMAT];
+        let mut out = vec![self.format];
         out.put_u32(self.wanted);
         out.put_count(self.nodes.len());
         for node in &self.nodes {
             out.put_slice(node.name.as_bytes());
             out.put_u128(node.storage.0);
             out.put_slice(node.address.as_bytes());
-            out.put_u8(u8::from(node.is_removed));
+            let mut flags = 0;
+            if node.is_removed {
+                flags |= REMOVED;
+            }
+            if node.is_drained && self.format > FIRST_FORMAT {
+                flags |= DRAINED;
+            }
+            out.put_u8(flags);
         }
         out.into()
     }
@@ -169,17 +211,15 @@ impl NodesConfig {
     /// # Errors
     /// When the bytes are invalid.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        let mut reader = Reader::of_format(bytes, FORMAT)?;
+        let (mut reader, format) = Reader::up_to_format(bytes, CLUSTER_FORMAT)?;
         let wanted = reader.u32()?;
         let nodes = reader.list(ENTRY_BYTES_MIN, |reader| {
-            Ok(NodeEntry {
-                name: reader.text()?,
-                storage: StorageId(reader.u128()?),
-                address: reader.text()?,
-                is_removed: reader.u8()? != 0,
-            })
+            let (name, storage) = (reader.text()?, StorageId(reader.u128()?));
+            let (address, flags) = (reader.text()?, reader.u8()?);
+            let is_removed = flags & REMOVED != 0;
+            Ok(NodeEntry { name, storage, address, is_removed, is_drained: flags & DRAINED != 0 })
         })?;
         reader.end()?;
-        Ok(Self { wanted, nodes })
+        Ok(Self { format, wanted, nodes })
     }
 }

@@ -11,6 +11,9 @@
 //! | 8 | status | status |
 //! | 9 | base | base |
 //! | 10 | get of several keys | rows, not leader, unavailable |
+//! | 11 | hand over | done, not leader, refused, unavailable |
+//! | 12 | clock | clock |
+//! | 13 | control | control |
 //!
 //! The first byte is the format. Numbers are big-endian.
 
@@ -75,6 +78,15 @@ pub enum NodeRequest {
     },
     /// A request to the leader, which the sender does not reach: to be passed on, once.
     Relay(Box<Self>),
+    /// To the leader: let this member lead.
+    HandOver {
+        /// Its name.
+        to: ByteString,
+    },
+    /// What time is it?
+    Clock,
+    /// A request of a person, as JSON, as the control socket takes it.
+    Control(Bytes),
 }
 
 /// A node and its address.
@@ -143,6 +155,13 @@ pub enum NodeAnswer {
     Status(Bytes),
     /// To a base.
     Base(Base),
+    /// To a question about the time.
+    Clock {
+        /// Milliseconds since 1970.
+        unix_ms: u64,
+    },
+    /// To a request of a person, as JSON.
+    Control(Bytes),
 }
 
 impl NodeRequest {
@@ -190,6 +209,15 @@ impl NodeRequest {
                 out.put_u8(RELAY);
                 out.put_slice(&request.encode());
             }
+            Self::HandOver { to } => {
+                out.put_u8(11);
+                out.put_slice(to.as_bytes());
+            }
+            Self::Clock => out.put_u8(12),
+            Self::Control(json) => {
+                out.put_u8(13);
+                out.put_slice(json);
+            }
         }
         out.into()
     }
@@ -227,6 +255,9 @@ impl NodeRequest {
                     return Err(DecodeError::UnknownKind { what: "a relayed request", tag: RELAY });
                 }
             },
+            11 => Self::HandOver { to: reader.text()? },
+            12 => Self::Clock,
+            13 => Self::Control(reader.bytes()?),
             tag => return Err(DecodeError::UnknownKind { what: "a request", tag }),
         };
         reader.end()?;
@@ -324,6 +355,14 @@ impl NodeAnswer {
                 out.put_u8(11);
                 put_base(&mut out, *base);
             }
+            Self::Clock { unix_ms } => {
+                out.put_u8(12);
+                out.put_u64(*unix_ms);
+            }
+            Self::Control(json) => {
+                out.put_u8(13);
+                out.put_slice(json);
+            }
         }
         out.into()
     }
@@ -358,6 +397,8 @@ impl NodeAnswer {
             }
             10 => Self::Status(reader.bytes()?),
             11 => Self::Base(read_base(&mut reader)?),
+            12 => Self::Clock { unix_ms: reader.u64()? },
+            13 => Self::Control(reader.bytes()?),
             tag => return Err(DecodeError::UnknownKind { what: "an answer", tag }),
         };
         reader.end()?;

@@ -9,7 +9,13 @@ use crate::metadata::{Change, ClientId, Command, Expected, Outcome, Row};
 
 fn node(name: &str, storage: u128) -> NodeEntry {
     let address = format!("{name}:7000").into();
-    NodeEntry { name: name.into(), storage: StorageId(storage), address, is_removed: false }
+    NodeEntry {
+        name: name.into(),
+        storage: StorageId(storage),
+        address,
+        is_removed: false,
+        is_drained: false,
+    }
 }
 
 fn member(name: &str, storage: u128) -> Member {
@@ -18,7 +24,7 @@ fn member(name: &str, storage: u128) -> Member {
 
 fn config(wanted: u32, names: &[&str]) -> NodesConfig {
     let nodes = (1..).zip(names).map(|(storage, name)| node(name, storage)).collect();
-    NodesConfig { wanted, nodes }
+    NodesConfig { wanted, nodes, ..NodesConfig::default() }
 }
 
 fn segment(members: &[(&str, u128)]) -> Segment {
@@ -26,7 +32,17 @@ fn segment(members: &[(&str, u128)]) -> Segment {
 }
 
 fn next(config: &NodesConfig, segment: &Segment, ready: &[u128]) -> Option<Vec<String>> {
-    let members = config.next_members(segment, |storage| ready.contains(&storage.0))?;
+    next_without(config, segment, ready, &[])
+}
+
+fn next_without(
+    config: &NodesConfig,
+    segment: &Segment,
+    ready: &[u128],
+    dead: &[u128],
+) -> Option<Vec<String>> {
+    let is_dead = |storage: StorageId| dead.contains(&storage.0);
+    let members = config.next_members(segment, |storage| ready.contains(&storage.0), is_dead)?;
     Some(members.iter().map(|member| format!("{}{}", member.name, member.storage.0)).collect())
 }
 
@@ -69,6 +85,21 @@ fn a_lost_disk_is_replaced_in_place_when_the_new_one_is_ready() {
     assert_eq!(config.join(&"b".into(), StorageId(9), &"b:1".into()), Ok(false));
     assert_eq!(next(&config, &three, &[1, 3]), None);
     assert_eq!(next(&config, &three, &[1, 3, 9]), names(&["a1", "b9", "c3"]));
+}
+
+#[test]
+fn a_dead_member_is_replaced_by_a_standby_and_stands_by_when_it_returns() {
+    let three = segment(&[("a", 1), ("b", 2), ("c", 3)]);
+    let all = config(3, &["a", "b", "c", "d"]);
+    assert_eq!(next_without(&all, &three, &[1, 2, 4], &[]), None, "it may return soon");
+    assert_eq!(next_without(&all, &three, &[1, 2], &[3]), None, "no standby is ready");
+    assert_eq!(next_without(&all, &three, &[1, 2, 4], &[3]), names(&["a1", "b2", "d4"]));
+    let new = segment(&[("a", 1), ("b", 2), ("d", 4)]);
+    assert_eq!(next(&all, &new, &[1, 2, 3, 4]), None);
+    // A new disk of the dead node is no other node.
+    let mut config = all;
+    config.join(&"c".into(), StorageId(9), &"c:1".into()).unwrap();
+    assert_eq!(next_without(&config, &three, &[1, 2, 9], &[3]), names(&["a1", "b2", "c9"]));
 }
 
 #[test]
@@ -115,8 +146,14 @@ fn golden_bytes_of_the_configuration() {
         "01000000030000000100000001610000000000000000000000000000000100000006613a3730303001";
     assert_eq!(hex(&config.encode()), golden);
     assert_eq!(NodesConfig::decode(config.encode()).unwrap(), config);
-    let newer = Bytes::from_static(&[2, 0, 0, 0, 0]);
-    assert_eq!(NodesConfig::decode(newer), Err(DecodeError::NewerFormat(2)));
+    config.format = CLUSTER_FORMAT;
+    config.nodes[0].is_drained = true;
+    let golden =
+        "02000000030000000100000001610000000000000000000000000000000100000006613a3730303003";
+    assert_eq!(hex(&config.encode()), golden);
+    assert_eq!(NodesConfig::decode(config.encode()).unwrap(), config);
+    let newer = Bytes::from_static(&[3, 0, 0, 0, 0]);
+    assert_eq!(NodesConfig::decode(newer), Err(DecodeError::NewerFormat(3)));
 }
 
 fn requests() -> Vec<NodeRequest> {
@@ -134,6 +171,9 @@ fn requests() -> Vec<NodeRequest> {
         NodeRequest::Base,
         NodeRequest::GetAll { keys: vec!["k".into(), "l".into()] },
         NodeRequest::Relay(Box::new(NodeRequest::Get { key: "k".into() })),
+        NodeRequest::HandOver { to: "a".into() },
+        NodeRequest::Clock,
+        NodeRequest::Control(Bytes::from_static(b"{}")),
     ]
 }
 
@@ -157,10 +197,12 @@ fn answers() -> Vec<NodeAnswer> {
         NodeAnswer::Rows { rows: vec![("k".into(), row)], more: true },
         NodeAnswer::Status(Bytes::from_static(b"{}")),
         NodeAnswer::Base(base),
+        NodeAnswer::Clock { unix_ms: 7 },
+        NodeAnswer::Control(Bytes::from_static(b"{}")),
     ]
 }
 
-const REQUESTS: [&str; 11] = [
+const REQUESTS: [&str; 14] = [
     "0101",
     "010200000000000000000000000000000005",
     "010300000001610000000000000000000000000000000700000003613a31",
@@ -172,8 +214,11 @@ const REQUESTS: [&str; 11] = [
     "0109",
     "010a00000002000000016b000000016c",
     "0110000000070105000000016b",
+    "010b0000000161",
+    "010c",
+    "010d000000027b7d",
 ];
-const ANSWERS: [&str; 12] = [
+const ANSWERS: [&str; 14] = [
     "0101",
     "0102000000026e6f",
     "0103000000056c61746572",
@@ -186,6 +231,8 @@ const ANSWERS: [&str; 12] = [
     "01090100000001000000016b0000000000000002010000000176",
     "010a000000027b7d",
     "010b00000000000000040000000000000009",
+    "010c0000000000000007",
+    "010d000000027b7d",
 ];
 
 #[test]

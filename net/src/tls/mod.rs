@@ -19,6 +19,8 @@ use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 
 pub use init::{AUTHORITY_DAYS, BundleError, init_tls};
 
+use x509_parser::extensions::GeneralName;
+
 use crate::identity::NodeName;
 
 const DAY_SECONDS: i64 = 24 * 60 * 60;
@@ -44,6 +46,20 @@ impl TlsFiles {
             certificate: directory.join("cert.pem"),
             key: directory.join("key.pem"),
         }
+    }
+
+    /// The first name in the certificate that a node can have.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`] when the file cannot be read, or there is none.
+    pub fn name(&self) -> Result<NodeName, TlsError> {
+        let path = &self.certificate;
+        let bytes = std::fs::read(path)
+            .map_err(|error| TlsError::File { path: path.clone(), error: error.to_string() })?;
+        let chain = certificates(path, &bytes)?;
+        let names = chain.first().map(|own| names(own)).unwrap_or_default();
+        names.into_iter().next().ok_or_else(|| unusable(path, &"it contains no name of a node"))
     }
 }
 
@@ -279,6 +295,18 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     if read.is_empty() { Err(unusable(path, &"it contains no certificate")) } else { Ok(read) }
 }
 
+fn names(certificate: &CertificateDer<'_>) -> Vec<NodeName> {
+    let Ok((_, parsed)) = x509_parser::parse_x509_certificate(certificate) else {
+        return Vec::new();
+    };
+    let Ok(Some(alternatives)) = parsed.subject_alternative_name() else { return Vec::new() };
+    let name = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => name.parse().ok(),
+        _ => None,
+    };
+    alternatives.value.general_names.iter().filter_map(name).collect()
+}
+
 fn ends_at(certificate: &CertificateDer<'_>) -> Option<i64> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     Some(parsed.validity().not_after.timestamp())
@@ -310,6 +338,7 @@ mod tests {
         let status = certificates.status();
         assert!((99..=100).contains(&status.days_left), "{status:?}");
         assert_eq!(status.reload_error, None);
+        assert_eq!(files(&directory, "n2").name().unwrap(), name("n2"));
         assert!(!certificates.reload().unwrap());
     }
 

@@ -7,6 +7,7 @@ mod entries;
 mod failover;
 mod linear;
 mod loss;
+mod operate;
 mod proxies;
 mod refused;
 
@@ -31,6 +32,8 @@ struct Cluster {
     processes: Vec<Option<Running>>,
     /// Between the nodes, if connections are to be cut.
     proxies: Option<Proxies>,
+    /// More arguments of every node.
+    more: Vec<String>,
 }
 
 fn free_address() -> String {
@@ -47,7 +50,7 @@ impl Cluster {
         let addresses = names.iter().map(|_| free_address()).collect();
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let processes = names.iter().map(|_| None).collect();
-        Self { place, names, addresses, processes, proxies: None }
+        Self { place, names, addresses, processes, proxies: None, more: Vec::new() }
     }
 
     /// Three nodes, provisioned at the first one.
@@ -88,6 +91,7 @@ impl Cluster {
             let address = proxy.unwrap_or_else(|| self.addresses[other].clone());
             all.push(format!("{}={address}", self.names[other]));
         }
+        all.extend(self.more.iter().cloned());
         all
     }
 

@@ -56,14 +56,11 @@ impl Driver {
 
     /// A segment began: the state, which has everything before it, is written.
     pub(super) fn rolled(&mut self, segment: Segment) {
-        let members: Vec<_> = segment.members.iter().map(|member| member.name.clone()).collect();
-        tracing::info!(
-            node = %self.parts.me.name,
-            segment = segment.number,
-            base = segment.base,
-            ?members,
-            "a segment begins"
-        );
+        let members: Vec<_> =
+            segment.members.iter().map(|member| member.name.to_string()).collect();
+        let (number, base, members) = (segment.number, segment.base, members.join(", "));
+        let text = format!("segment {number} begins at {base} with the members {members}");
+        self.parts.events.note("segment", Some(number), text);
         assert_eq!(segment.base, self.applied, "everything before a segment is applied");
         let (cluster, incarnation) = (self.cluster, self.incarnation);
         let state = self.state.clone();
@@ -95,7 +92,7 @@ impl Driver {
                 self.step(Input::DropBelow { index: end });
             }
             Err(error) => {
-                tracing::error!(node = %self.parts.me.name, %error, "no snapshot was written");
+                self.warn("snapshot", format!("no snapshot was written: {error}"));
                 self.base_error = Some(error.to_string());
             }
         }

@@ -14,7 +14,7 @@ mod perform;
 mod view;
 mod waiting;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::ClusterError;
+use super::events::Events;
 use super::watches::Watches;
 
 pub(super) use open::{Opened, open};
@@ -47,6 +48,8 @@ const YIELD_TIME: Duration = Duration::from_millis(400);
 pub(super) enum Event {
     /// A request of a client here or at another node.
     Ask(Ask, oneshot::Sender<NodeAnswer>),
+    /// Nodes that should not lead: their clocks are off.
+    Avoid(BTreeSet<StorageId>),
     /// Report the present rows to new watches.
     Watched(oneshot::Sender<()>),
     /// The row of a key, as it is applied here.
@@ -70,6 +73,7 @@ pub(super) enum Ask {
     Change(Command),
     Get(Vec<String>),
     List { prefix: String, after: String },
+    HandOver(String),
 }
 
 /// Why the thread ended.
@@ -81,6 +85,16 @@ pub(super) enum Ended {
     CopyState(NodeName),
     /// It cannot continue.
     Failed(ClusterError),
+}
+
+impl Ended {
+    fn text(&self) -> String {
+        match self {
+            Self::Stopped => "the node stops".to_owned(),
+            Self::CopyState(from) => format!("the state is copied from {from}"),
+            Self::Failed(error) => error.to_string(),
+        }
+    }
 }
 
 /// The parts that the thread is started with.
@@ -97,6 +111,9 @@ pub(super) struct Parts {
     /// Nodes with the address that was given at the start.
     pub(super) configured: BTreeMap<NodeName, String>,
     pub(super) tick: Duration,
+    /// A member that was not reached for this time is replaced by a standby.
+    pub(super) dead_after: Duration,
+    pub(super) events: Events,
 }
 
 /// Reports of the writer's thread.
@@ -144,6 +161,12 @@ struct Driver {
     /// A proposed roll without an answer.
     roll: Option<RequestId>,
     ticks: u64,
+    /// Members without a session, and since which tick.
+    silent: BTreeMap<StorageId, u64>,
+    avoid: BTreeSet<StorageId>,
+    /// Reported last: the member that is to lead, and the next members.
+    successor: Option<StorageId>,
+    next_members: Vec<Member>,
     /// Set by a request to stop: the tick at which it stops waiting for a successor.
     stops_at: Option<u64>,
     ended: Option<Ended>,
@@ -213,6 +236,10 @@ impl Driver {
             next_base: None,
             roll: None,
             ticks: 0,
+            silent: BTreeMap::new(),
+            avoid: BTreeSet::new(),
+            successor: None,
+            next_members: Vec::new(),
             stops_at: None,
             ended: None,
         })
@@ -241,8 +268,16 @@ impl Driver {
             }
         };
         self.waiting.end();
-        tracing::info!(node = %self.parts.me.name, ?ended, "the metadata group ends");
+        self.note("end", format!("the metadata group ends: {}", ended.text()));
         ended
+    }
+
+    fn note(&self, kind: &'static str, text: String) {
+        self.parts.events.note(kind, Some(self.group.segment().number), text);
+    }
+
+    fn warn(&self, kind: &'static str, text: String) {
+        self.parts.events.warn(kind, Some(self.group.segment().number), text);
     }
 
     fn start(&mut self) {
@@ -252,14 +287,9 @@ impl Driver {
         self.group.start(Timestamp::default(), &mut effects);
         self.perform(effects);
         self.step_all();
-        let segment = self.group.segment();
-        tracing::info!(
-            node = %self.parts.me.name,
-            segment = segment.number,
-            applied = self.applied,
-            votes = self.group.votes(),
-            "the metadata group begins"
-        );
+        let votes = if self.group.votes() { "this node votes" } else { "this node does not vote" };
+        let applied = self.applied;
+        self.note("begin", format!("the metadata group begins at {applied}; {votes}"));
     }
 
     fn step(&mut self, input: Input) {
@@ -303,6 +333,11 @@ impl Driver {
             Event::Ask(Ask::List { prefix, after }, reply) => {
                 self.read(waiting::Read::List { prefix, after }, reply);
             }
+            Event::Ask(Ask::HandOver(to), reply) => {
+                let answer = self.hand_over(&to);
+                let _ = reply.send(answer);
+            }
+            Event::Avoid(avoid) => self.avoid = avoid,
             Event::Watched(done) => {
                 self.parts.watches.catch_up(&self.state);
                 let _ = done.send(());
@@ -325,7 +360,9 @@ impl Driver {
                 let Some(identity) = self.parts.net.identity_of(&peer) else { return };
                 let storage = StorageId(identity.storage);
                 self.names.insert(storage, peer.clone());
-                self.sessions.insert(peer, (storage, session));
+                if self.sessions.insert(peer.clone(), (storage, session)).is_none() {
+                    self.note("connected", format!("{peer} is connected"));
+                }
                 self.step(Input::Connected { peer: storage, session: Session(session) });
             }
             NetEvent::Disconnected { peer, session } => {
@@ -334,6 +371,7 @@ impl Driver {
                     && of == session
                 {
                     self.sessions.remove(&peer);
+                    self.note("disconnected", format!("{peer} is not connected any more"));
                     self.step(Input::Disconnected { peer: storage });
                 }
             }

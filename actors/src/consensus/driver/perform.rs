@@ -42,7 +42,7 @@ impl Driver {
                 }
             }
             Effect::Yielded(why) => {
-                tracing::warn!(node = %self.parts.me.name, why, "leadership is given up");
+                self.warn("yields", format!("this node gives its leadership up: {why}"));
                 self.yielded = Some(why);
             }
         }
@@ -92,7 +92,7 @@ impl Driver {
         if !is_new {
             return;
         }
-        tracing::error!(node = %self.parts.me.name, peer = %name, why, "a peer is refused");
+        self.warn("refuses", format!("{name} is refused: {why}"));
         // The peer can act on it.
         let net = self.parts.net.clone();
         let reason = format!("{}: {why}", RefusedView::BY_OTHERS);
@@ -103,21 +103,24 @@ impl Driver {
     }
 
     fn lead(&mut self, leadership: Leadership) {
-        let node = &self.parts.me.name;
         match &leadership {
             Leadership::Leads(term) => {
                 self.leaders += 1;
-                tracing::info!(%node, group = METADATA_GROUP, ?term, "this node leads");
+                self.note("leads", format!("this node leads, term {term:?}"));
             }
             Leadership::Follows(Some(leader)) => {
                 self.leaders += 1;
-                let leader = self.name_of(*leader).map(|name| name.to_string());
-                tracing::info!(%node, group = METADATA_GROUP, leader, "another node leads");
+                let name = self.name_of(*leader).map(|name| name.to_string());
+                let name = name.unwrap_or_else(|| format!("{:032x}", leader.0));
+                self.note("follows", format!("{name} leads"));
             }
             Leadership::Follows(None) => {
-                tracing::info!(%node, group = METADATA_GROUP, "no node is known to lead");
+                self.warn("no-leader", "no node is known to lead".to_owned());
             }
         }
+        self.silent.clear();
+        self.successor = None;
+        self.next_members.clear();
         if !matches!(leadership, Leadership::Leads(_)) {
             self.roll = None;
         }

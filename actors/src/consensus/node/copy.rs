@@ -91,7 +91,8 @@ pub(super) async fn copy_newer(shared: &Arc<Shared>, peer: &NodeName) -> Result<
     if Some((snapshot.cluster, snapshot.incarnation)) != shared.cluster() {
         return Err(format!("{peer} has a snapshot of another cluster"));
     }
-    tracing::info!(node = %shared.name(), %peer, segment = base.segment, "a snapshot was copied");
+    let text = format!("a snapshot was copied from {peer}");
+    shared.events.note("copied", Some(base.segment), text);
     let shared = Arc::clone(shared);
     let write = move || Ok(shared.disk.bases.write(&snapshot).map(drop)?);
     blocking(write).await.map_err(|error| error.to_string())

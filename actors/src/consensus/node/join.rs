@@ -18,7 +18,7 @@ const ASK_WITHIN: Duration = Duration::from_secs(5);
 /// Returns when the node is part of a cluster, durably.
 pub(super) async fn join(shared: &Arc<Shared>) -> Result<(), ClusterError> {
     if shared.disk.alone.is_some() {
-        tracing::warn!(node = %shared.name(), "this node {RAN_ALONE}");
+        shared.events.warn("alone", None, format!("this node {RAN_ALONE}"));
         return std::future::pending().await;
     }
     loop {
@@ -46,6 +46,8 @@ async fn join_at(shared: &Arc<Shared>, peer: &NodeName) -> Result<(), String> {
         other => return Err(format!("an answer to another request: {other:?}")),
     };
     let snapshot = copy::fetch(shared, peer, base).await?;
-    tracing::info!(node = %shared.name(), %peer, segment = base.segment, "the node joins");
+    let segment = base.segment;
+    let text = format!("the node joins with a snapshot of {peer}, segment {segment}");
+    shared.events.note("joins", Some(segment), text);
     copy::begin(shared, snapshot).await.map_err(|error| error.to_string())
 }

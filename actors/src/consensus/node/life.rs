@@ -18,10 +18,13 @@ use crate::consensus::{ClusterError, METADATA_GROUP};
 
 use super::service::Front;
 use super::shared::Shared;
-use super::{copy, join, provision, tls_files, upkeep};
+use super::{DEAD_AFTER, clock, copy, join, provision, tls_files, upkeep};
 
 /// Pause before a snapshot that could not be copied is asked for again.
 const COPY_PAUSE: Duration = Duration::from_millis(200);
+
+/// Time for an answer to leave before the network ends.
+const ANSWER_TIME: Duration = Duration::from_millis(100);
 
 /// Commands of the application to a node.
 pub(super) enum Command {
@@ -155,6 +158,8 @@ impl Life {
                         let is_made = made.is_ok();
                         let _ = reply.send(made);
                         if is_made {
+                            // It may have been asked for over this network, which ends.
+                            tokio::time::sleep(ANSWER_TIME).await;
                             return Ok(Next::Member);
                         }
                     }
@@ -181,6 +186,7 @@ impl Life {
             let _ = net.add_peer(peer, Some(address));
         }
         let upkeep = tokio::spawn(upkeep::run(Arc::clone(&shared)));
+        let clocks = tokio::spawn(clock::run(Arc::clone(&shared)));
         let mut next = Some((snapshot, bytes));
         let result = loop {
             let Some((snapshot, bytes)) = next.take() else { break Ok(Next::Stop) };
@@ -197,6 +203,7 @@ impl Life {
             }
         };
         upkeep.abort();
+        clocks.abort();
         result
     }
 
@@ -223,6 +230,8 @@ impl Life {
             base: Arc::clone(&shared.base),
             configured,
             tick: driver::TICK,
+            dead_after: shared.config.dead_after.unwrap_or(DEAD_AFTER),
+            events: shared.events.clone(),
         };
         shared.begin_client(opened.applied());
         let running = driver::spawn(parts, opened)?;

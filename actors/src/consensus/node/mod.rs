@@ -5,10 +5,12 @@
 //! part of no cluster refuses requests with that reason.
 
 mod alone;
+mod clock;
 mod copy;
 mod join;
 mod life;
 mod provision;
+mod requests;
 mod service;
 mod shared;
 mod status;
@@ -18,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_api::ClusterView;
+use forebay_api::{ClusterRequest, ClusterResponse, ClusterView};
 use forebay_net::{NodeName, TlsFiles};
 use forebay_storage::consensus::{Bases, Groups, Start};
 use forebay_storage::log::LocalLog;
@@ -64,6 +66,9 @@ pub struct ClusterNodeConfig {
     /// Replaces TCP in tests.
     #[cfg(test)]
     pub memory: Option<forebay_net::MemoryNet>,
+    /// How far this node's clock is ahead, in tests.
+    #[cfg(test)]
+    pub clock_ahead_ms: i64,
 }
 
 /// A running node. Its threads end with [`Self::shutdown`], or soon after it is dropped.
@@ -196,6 +201,11 @@ impl ClusterNode {
     /// [`ClusterError::Refused`].
     pub async fn remove(&self, node: &str, within: Duration) -> Result<(), ClusterError> {
         upkeep::remove(&self.shared, node, within).await
+    }
+
+    /// Answers a request of a person, as the control socket does.
+    pub async fn answer(&self, request: ClusterRequest) -> ClusterResponse {
+        requests::answer(&self.shared, request).await
     }
 
     async fn command<T>(

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay_engine::cluster::{NODES_KEY, NodeAnswer, NodeEntry, NodeRequest, NodesConfig};
+use forebay_engine::cluster::{
+    CLUSTER_FORMAT, NODES_KEY, NodeAnswer, NodeEntry, NodeRequest, NodesConfig,
+};
 use forebay_engine::consensus::{Segment, StorageId};
 use forebay_engine::metadata::{Change, ClientId, Command, Expected, Outcome, Snapshot, State};
 use forebay_net::{NodeName, RequestError};
@@ -63,8 +65,9 @@ pub(super) async fn provision(
     let is_imported = shared.disk.alone.is_some();
     let state = first_state(shared, provision, keys)?;
     copy::begin(shared, Snapshot { cluster, incarnation: 1, segment, state }).await?;
-    let cluster_text = format!("{cluster:032x}");
-    tracing::info!(node = %shared.name(), cluster = cluster_text, is_imported, "provisioned");
+    let with =
+        if is_imported { ", with what its data directory had from running alone" } else { "" };
+    shared.events.note("provisioned", Some(1), format!("cluster {cluster:032x} is made{with}"));
     Ok(cluster)
 }
 
@@ -92,6 +95,7 @@ fn first_state(
         storage,
         address: address.into(),
         is_removed: false,
+        is_drained: false,
     };
     let address = shared.net().and_then(|net| net.identity().address.clone());
     let me = shared.disk.groups.node();
@@ -99,7 +103,7 @@ fn first_state(
     let peers = shared.peers.iter();
     nodes.extend(peers.map(|(peer, address)| node(peer.as_str(), StorageId(0), address)));
     nodes.sort_by(|one, other| one.name.cmp(&other.name));
-    let config = NodesConfig { wanted: nodes.len() as u32, nodes };
+    let config = NodesConfig { format: CLUSTER_FORMAT, wanted: nodes.len() as u32, nodes };
     let change = |key: &str, value| Change {
         key: key.into(),
         value: Some(value),

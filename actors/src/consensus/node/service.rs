@@ -12,7 +12,7 @@ use crate::consensus::client::Metadata;
 
 use super::life::blocking;
 use super::shared::Shared;
-use super::{copy, upkeep};
+use super::{clock, copy, requests, upkeep};
 
 /// Longest time that a request to the group takes; its deadline is earlier.
 const ASK_WITHIN: Duration = Duration::from_secs(60);
@@ -70,6 +70,7 @@ async fn answer(shared: &Arc<Shared>, peer: &Identity, request: NodeRequest) -> 
         NodeRequest::Change(_)
         | NodeRequest::Get { .. }
         | NodeRequest::GetAll { .. }
+        | NodeRequest::HandOver { .. }
         | NodeRequest::List { .. } => {
             if peer.cluster == 0 {
                 return NodeAnswer::Refused("only nodes of the cluster have its metadata".into());
@@ -90,6 +91,10 @@ async fn answer(shared: &Arc<Shared>, peer: &Identity, request: NodeRequest) -> 
             Ok(json) => NodeAnswer::Status(json.into()),
             Err(error) => NodeAnswer::Unavailable(error.to_string().into()),
         },
+        NodeRequest::Clock => NodeAnswer::Clock { unix_ms: clock::now_ms(shared) },
+        NodeRequest::Control(json) => {
+            NodeAnswer::Control(requests::answer_json(shared, &json).await)
+        }
         NodeRequest::Base => match shared.is_provisioned() {
             true => NodeAnswer::Base(*shared.base.lock().unwrap_or_else(PoisonError::into_inner)),
             false => no_cluster(shared),

@@ -11,8 +11,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::consensus::client::Client;
 use crate::consensus::driver::{Ask, DriverView, Event};
+use crate::consensus::events::Events;
 use crate::consensus::watches::{MetadataWatch, Watches};
 
+use super::clock::Differences;
 use super::life::Command;
 use super::{ClusterNodeConfig, OnDisk};
 
@@ -28,6 +30,7 @@ pub(in crate::consensus) struct Shared {
     /// Names the provisioning by this process: one that failed is tried again under it.
     pub(super) provision: u128,
     pub(super) watches: Watches,
+    pub(in crate::consensus) events: Events,
     /// The snapshot that others can copy.
     pub(super) base: Arc<Mutex<Base>>,
     phase: watch::Sender<Phase>,
@@ -60,6 +63,8 @@ struct State {
     refusals: BTreeMap<String, String>,
     /// A leader that did not answer, and until when others are asked to relay to it.
     unreached: Option<(NodeName, tokio::time::Instant)>,
+    /// The clocks of the nodes, as last compared.
+    clocks: Differences,
 }
 
 /// Why a directory that ran alone joins no cluster, after the name of its node.
@@ -82,9 +87,9 @@ impl Shared {
     ) -> Self {
         let base = Arc::new(Mutex::new(Base { segment: 0, bytes: 0 }));
         let (watches, state) = (Watches::default(), Mutex::default());
-        let provision = super::random();
+        let (provision, events) = (super::random(), Events::new(name.as_str()));
         let phase = watch::Sender::new(Phase::Outside);
-        Self { config, name, peers, disk, provision, watches, base, phase, state }
+        Self { config, name, peers, disk, provision, watches, events, base, phase, state }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -224,7 +229,7 @@ impl Shared {
             Some(error) => {
                 let is_new = state.errors.get(peer) != Some(&error);
                 if is_new {
-                    tracing::warn!(node = %self.name, peer, error, "a peer cannot be joined");
+                    self.events.warn("join", None, format!("{peer}: {error}"));
                     state.errors.insert(peer.to_owned(), error);
                 }
             }
@@ -240,7 +245,7 @@ impl Shared {
 
     /// A peer refuses this node.
     pub(super) fn set_refusal(&self, peer: &str, why: &str) {
-        tracing::error!(node = %self.name, peer, why, "this node is refused");
+        self.events.warn("refused", None, format!("{peer}: {why}"));
         self.lock().refusals.insert(peer.to_owned(), why.to_owned());
     }
 
@@ -250,7 +255,9 @@ impl Shared {
 
     /// Another node, by turns.
     pub(in crate::consensus) fn other(&self, turn: usize) -> Option<NodeName> {
-        let peers = self.net()?.peers();
+        let mut peers = self.net()?.peers();
+        // One without an address only asks.
+        peers.retain(|peer| !peer.addresses.is_empty());
         // Every second time this node itself.
         let at = (turn / 2).checked_rem(peers.len())?;
         (turn % 2 == 1).then(|| peers[at].name.clone())
@@ -291,6 +298,7 @@ impl Shared {
             NodeRequest::GetAll { keys } => {
                 Ask::Get(keys.iter().map(ToString::to_string).collect())
             }
+            NodeRequest::HandOver { to } => Ask::HandOver(to.to_string()),
             NodeRequest::List { prefix, after } => {
                 Ask::List { prefix: prefix.to_string(), after: after.to_string() }
             }
@@ -322,6 +330,30 @@ impl Shared {
         NodeAnswer::decode(bytes).map_err(|error| RequestError::Failed(error.to_string()))
     }
 
+    pub(super) fn send_driver(&self, event: Event) {
+        if let Some(driver) = &self.lock().driver {
+            let _ = driver.send(event);
+        }
+    }
+
+    pub(super) fn set_clocks(&self, clocks: Differences) {
+        self.lock().clocks = clocks;
+    }
+
+    pub(super) fn clocks(&self) -> Differences {
+        self.lock().clocks.clone()
+    }
+
+    #[cfg(not(test))]
+    pub(super) fn clock_ahead_ms(&self) -> i64 {
+        0
+    }
+
+    #[cfg(test)]
+    pub(super) fn clock_ahead_ms(&self) -> i64 {
+        self.config.clock_ahead_ms
+    }
+
     pub(super) async fn view(&self) -> Option<DriverView> {
         let driver = self.lock().driver.clone()?;
         let (reply, view) = oneshot::channel();
@@ -330,8 +362,6 @@ impl Shared {
     }
 
     pub(super) fn stop_driver(&self) {
-        if let Some(driver) = &self.lock().driver {
-            let _ = driver.send(Event::Stop);
-        }
+        self.send_driver(Event::Stop);
     }
 }

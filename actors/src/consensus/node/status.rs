@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use forebay_api::{ClusterNodeView, ClusterView, GroupView, NodeStateView, RefusedView};
-use forebay_engine::consensus::StorageId;
+use forebay_api::{
+    ClusterNodeView, ClusterView, GroupView, MemberView, NodeStateView, RefusedView,
+};
+use forebay_engine::cluster::CLUSTER_FORMAT;
+use forebay_engine::consensus::{Member, StorageId};
 
 use crate::consensus::driver::{DriverView, NodePosition};
 
+use super::clock::{self, Differences};
 use super::shared::{RAN_ALONE, Shared};
 
 impl Shared {
@@ -21,7 +25,8 @@ impl Shared {
             .flat_map(forebay_net::Net::peers)
             .filter_map(|peer| Some((peer.name.to_string(), peer.error?)))
             .collect();
-        let nodes = view.as_ref().map_or_else(Vec::new, |view| nodes(view, &errors));
+        let clocks = self.clocks();
+        let nodes = view.as_ref().map_or_else(Vec::new, |view| nodes(view, &errors, &clocks));
         let state = match (&view, cluster) {
             (_, None) => NodeStateView::Uninitialized,
             (Some(view), _) => own_state(view, node.storage),
@@ -43,6 +48,8 @@ impl Shared {
             address: self.address(),
             cluster: cluster.map(|(cluster, _)| format!("{cluster:032x}")),
             incarnation: cluster.map(|(_, incarnation)| incarnation),
+            format: view.as_ref().map(|view| u32::from(view.format)),
+            format_max: u32::from(CLUSTER_FORMAT),
             group: view.as_ref().map(group),
             nodes,
             refused,
@@ -132,6 +139,9 @@ impl Shared {
             let lost = lost.join(", ");
             return (format!("{lost} is not reached: {of}, {more}"), false, true);
         }
+        if let Some((name, difference)) = self.clock_off(view) {
+            return (clock::text(&name, difference), false, true);
+        }
         let joining = view.nodes.iter().filter(|node| !node.is_member && !node.entry.is_removed);
         let missing = (self.wanted(view)).saturating_sub(count);
         if missing > 0 {
@@ -145,6 +155,18 @@ impl Shared {
         }
         let role = if state == NodeStateView::Member { "" } else { ", this node does not vote" };
         (format!("healthy: {leader} leads, {of}, {more}{role}"), true, true)
+    }
+
+    /// A node whose clock is off, this one first.
+    fn clock_off(&self, view: &DriverView) -> Option<(String, i64)> {
+        let clocks = self.clocks();
+        let me = self.disk.groups.node().storage;
+        let mut nodes: Vec<_> = view.nodes.iter().map(|node| &node.entry).collect();
+        nodes.sort_by_key(|entry| entry.storage != me);
+        let difference = |storage| clocks.get(&storage).copied().filter(|one| clock::is_off(*one));
+        nodes
+            .into_iter()
+            .find_map(|entry| Some((entry.name.to_string(), difference(entry.storage)?)))
     }
 
     fn wanted(&self, view: &DriverView) -> usize {
@@ -177,7 +199,11 @@ fn state_of(node: &NodePosition, view: &DriverView) -> NodeStateView {
     }
 }
 
-fn nodes(view: &DriverView, errors: &BTreeMap<String, String>) -> Vec<ClusterNodeView> {
+fn nodes(
+    view: &DriverView,
+    errors: &BTreeMap<String, String>,
+    clocks: &Differences,
+) -> Vec<ClusterNodeView> {
     let shown = |node: &NodePosition| ClusterNodeView {
         name: node.entry.name.to_string(),
         state: state_of(node, view),
@@ -186,9 +212,15 @@ fn nodes(view: &DriverView, errors: &BTreeMap<String, String>) -> Vec<ClusterNod
         is_connected: node.is_connected,
         durable: node.durable,
         lag: node.durable.map(|durable| view.decided.saturating_sub(durable)),
+        is_drained: node.entry.is_drained,
+        clock_ms: clocks.get(&node.entry.storage).copied(),
         error: errors.get(&*node.entry.name).filter(|_| !node.is_connected).cloned(),
     };
     view.nodes.iter().map(shown).collect()
+}
+
+fn member(member: &Member) -> MemberView {
+    MemberView { name: member.name.to_string(), storage: hex(member.storage) }
 }
 
 fn group(view: &DriverView) -> GroupView {
@@ -208,7 +240,9 @@ fn group(view: &DriverView) -> GroupView {
         durable: view.durable,
         log_bytes: view.log_bytes,
         state_bytes: view.state_bytes,
-        leaders_seen: view.leaders,
+        members: view.members.iter().map(member).collect(),
+        quorum: view.quorum as u64,
+        elections: view.leaders,
         dropped: view.dropped,
         yielded: view.yielded.map(str::to_owned),
     }

@@ -8,6 +8,7 @@ mod life;
 mod lin;
 #[path = "../../../../engine/tests/linearizable/mod.rs"]
 mod linearizable;
+mod operate;
 mod port;
 
 use std::sync::Arc;
@@ -30,6 +31,8 @@ struct Nodes {
     names: Vec<String>,
     addresses: Vec<String>,
     nodes: Vec<Option<Arc<ClusterNode>>>,
+    /// How far their clocks are ahead; none for the others.
+    clocks_ahead_ms: Vec<i64>,
 }
 
 fn free_address() -> String {
@@ -61,7 +64,7 @@ impl Nodes {
     ) -> Self {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let nodes = names.iter().map(|_| None).collect();
-        Self { place, memory, names, addresses, nodes }
+        Self { place, memory, names, addresses, nodes, clocks_ahead_ms: Vec::new() }
     }
 
     fn path(&self, at: usize) -> std::path::PathBuf {
@@ -79,6 +82,7 @@ impl Nodes {
             peers: others.map(|at| (self.names[at].clone(), self.addresses[at].clone())).collect(),
             tls: self.memory.is_none().then_some(tls),
             memory: self.memory.clone(),
+            clock_ahead_ms: self.clocks_ahead_ms.get(at).copied().unwrap_or_default(),
             ..ClusterNodeConfig::default()
         }
     }
@@ -127,10 +131,16 @@ impl Nodes {
     }
 
     /// Provisions node 0 and waits until all see that all are members.
-    async fn provisioned(mut self) -> Self {
+    async fn provisioned(self) -> Self {
+        let nodes = self.provisioned_unchecked().await;
+        nodes.all_healthy().await;
+        nodes
+    }
+
+    /// Provisions node 0.
+    async fn provisioned_unchecked(mut self) -> Self {
         self.start_all().await;
         self.node(0).provision(Vec::new()).await.unwrap();
-        self.all_healthy().await;
         self
     }
 

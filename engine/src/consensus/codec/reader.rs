@@ -14,10 +14,18 @@ impl Reader {
 
     /// A reader of bytes that begin with this format.
     pub(crate) fn of_format(bytes: Bytes, format: u8) -> Result<Self, DecodeError> {
+        match Self::up_to_format(bytes, format)? {
+            (reader, found) if found == format => Ok(reader),
+            (_, other) => Err(DecodeError::NewerFormat(other)),
+        }
+    }
+
+    /// As [`Self::of_format`], of this format or an earlier one. Also returns which.
+    pub(crate) fn up_to_format(bytes: Bytes, newest: u8) -> Result<(Self, u8), DecodeError> {
         let mut reader = Self(bytes);
         match reader.u8()? {
             0 => Err(DecodeError::UnknownKind { what: "the format", tag: 0 }),
-            found if found == format => Ok(reader),
+            found if found <= newest => Ok((reader, found)),
             newer => Err(DecodeError::NewerFormat(newer)),
         }
     }
