@@ -89,6 +89,7 @@ impl Attempt {
         let port = AttemptPort {
             entry,
             token,
+            run,
             journals,
             clock: Arc::clone(&environment.clock),
             cancel: self.context.cancel.clone(),
@@ -123,6 +124,7 @@ impl Owner for Attempt {
 struct AttemptPort {
     entry: EntryId,
     token: AttemptToken,
+    run: Run,
     journals: Journals,
     clock: Arc<dyn Clock>,
     cancel: Cancel,
@@ -133,7 +135,7 @@ struct AttemptPort {
 
 impl Port for AttemptPort {
     fn write(&self, writes: Vec<JournalWrite>) {
-        self.journals.write(self.entry, self.token, writes);
+        self.journals.write((self.entry, self.token), self.run, writes);
     }
 
     fn suspend(&self, waits: Vec<JournalKey>, releases_key: bool) {
@@ -182,9 +184,7 @@ impl Listen for Mailbox {
                 finished_at: finished.at,
                 outcome: finished.outcome,
             },
-            AttemptNews::WriteRefused { key } => {
-                Notification::Refused { key, found: "another operation".into() }
-            }
+            AttemptNews::WriteRefused { key, found } => Notification::Refused { key, found },
             AttemptNews::SuspendVoid => Notification::NotSuspended,
         });
     }

@@ -30,8 +30,10 @@ mod limits;
 #[path = "../engine/tests/linearizable/mod.rs"]
 mod linearizable;
 mod listing;
+mod lost_children;
 mod mutations;
 mod old_log;
+mod outbox;
 mod panics;
 mod place;
 mod process;

@@ -17,7 +17,8 @@ use forebay_engine::{
     shuffle::{Routes, ShuffleInput},
 };
 use forebay_messages::{
-    Epoch, Lsn, NodeId, PartitionId, PartitionKey, Timestamp, actor::LimiterMessage,
+    Epoch, Incarnation, Lsn, NodeId, PartitionId, PartitionKey, Timestamp, actor::LimiterMessage,
+    command::CheckedTable,
 };
 use forebay_storage::metadata::{
     BlockingMetadata, MetadataError, MetadataStore, last_epoch, next_epoch,
@@ -35,7 +36,7 @@ use crate::{
     peers::ReplicaRows,
     rules::known::RuleBooks,
     shell::{Child, Clock, Look, Ref},
-    table::{KeyRange, PartitionTable},
+    table::PartitionTable,
     unserved::Unserved,
 };
 
@@ -107,6 +108,8 @@ pub(crate) struct Registry {
     /// The limiters of the partitions led here, for inspection.
     limiters: DashMap<PartitionId, Ref<Look<Limiter>>, FxBuildHasher>,
     shared: Option<SharedLog>,
+    /// The incarnation of restored partitions; the default if the data was never restored.
+    pub(crate) incarnation: Incarnation,
     /// Maximum size of a record in the log, in bytes as stored.
     pub(crate) record_len_max: usize,
     pub(crate) rule_books: RuleBooks,
@@ -127,6 +130,7 @@ pub(crate) struct RegistryParts {
     pub(crate) metadata: Arc<dyn MetadataStore>,
     pub(crate) own: Arc<dyn BlockingMetadata>,
     pub(crate) shared: Option<SharedLog>,
+    pub(crate) incarnation: Incarnation,
     pub(crate) record_len_max: usize,
     pub(crate) table: PartitionTable,
     pub(crate) host: Host,
@@ -147,8 +151,17 @@ impl RoutingTable<'_> {
 
 impl Registry {
     pub(crate) fn new(parts: RegistryParts) -> Self {
-        let RegistryParts { node, clock, metadata, own, shared, record_len_max, table, host } =
-            parts;
+        let RegistryParts {
+            node,
+            clock,
+            metadata,
+            own,
+            shared,
+            incarnation,
+            record_len_max,
+            table,
+            host,
+        } = parts;
         Self {
             node,
             clock,
@@ -163,6 +176,7 @@ impl Registry {
             shuffles: DashMap::default(),
             limiters: DashMap::default(),
             shared,
+            incarnation,
             record_len_max,
             rule_books: RuleBooks::default(),
             unserved: Unserved::default(),
@@ -190,31 +204,31 @@ impl Registry {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the routing table; returns the removed ranges. [`Self::send_routes`] must follow.
-    pub(crate) fn change_table(&self, change: impl FnOnce(&mut PartitionTable)) -> Vec<KeyRange> {
-        let before = {
-            let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-            let before = table.rows.clone();
-            change(&mut table);
-            before
-        };
-        let partitions = self.partitions();
-        let gone = before.into_iter().filter(|row| !partitions.contains(&row.id));
-        gone.map(|row| row.range()).collect()
+    /// Changes the routing table. [`Self::send_routes`] must follow.
+    pub(crate) fn change_table(&self, change: impl FnOnce(&mut PartitionTable)) {
+        change(&mut self.table.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Notifies the shuffles of a changed routing table.
+    /// Notifies partitions and shuffles of a changed routing table.
     pub(crate) fn send_routes(&self) {
         let routes = self.routes();
         for shuffle in &self.shuffles {
             shuffle.send(ShuffleInput::Routed(routes.clone()));
         }
+        for replica in &self.replicas {
+            replica.partition.address.send(PartitionInput::Rerouted);
+        }
     }
 
     /// Which keys belong to which partition.
     pub(crate) fn routes(&self) -> Routes {
+        self.table().routes()
+    }
+
+    /// The same, and what a partition stores when its calls were checked against it.
+    pub(crate) fn checked_table(&self) -> (Routes, CheckedTable) {
         let table = self.table();
-        Routes::new(table.rows.iter().map(|row| (row.first, row.last, row.id)).collect())
+        (table.routes(), table.checked())
     }
 
     /// From here on a new shuffle is notified of changes of the routing table.

@@ -4,7 +4,8 @@
 
 use bilrost::{Message, OwnedMessage};
 use bytes::Bytes;
-use forebay_messages::{PartitionId, PartitionKey};
+use forebay_engine::shuffle::Routes;
+use forebay_messages::{PartitionId, PartitionKey, command::CheckedTable};
 use forebay_storage::metadata::{MetaKey, MetadataStore, Precondition, Version, Versioned};
 
 use crate::error::NodeError;
@@ -99,7 +100,22 @@ impl PartitionTable {
         (key <= row.last).then_some(row.id)
     }
 
+    /// Which keys belong to which partition.
+    pub(crate) fn routes(&self) -> Routes {
+        Routes::new(self.rows.iter().map(|row| (row.first, row.last, row.id)).collect())
+    }
+
+    /// Identifies the table to a partition whose calls were checked against it.
+    pub(crate) fn checked(&self) -> CheckedTable {
+        let rows = self.rows.iter();
+        let bytes = rows.flat_map(|row| [row.id.0.into(), row.first.0, row.last.0]);
+        let bytes: Vec<u8> = bytes.flat_map(u64::to_be_bytes).collect();
+        let next = self.rows.iter().map(|row| row.id.0 + 1).max().unwrap_or(0);
+        CheckedTable { hash: xxhash_rust::xxh3::xxh3_64(&bytes), next }
+    }
+
     /// The keys without an owner.
+    #[cfg(test)]
     pub(crate) fn unowned(&self) -> Vec<KeyRange> {
         let mut unowned = Vec::new();
         // The first key above all ranges so far; `None` above the last key there is.

@@ -109,6 +109,16 @@ pub enum Reason {
         /// The operation of its journal.
         operation: String,
     },
+    /// It runs, and some of its calls and sends wait: too many messages to the partition of their
+    /// children wait for delivery.
+    OutboxFull {
+        /// The partition of the children.
+        partition: PartitionId,
+        /// Number of waiting calls and sends of this entry.
+        calls: usize,
+        /// Number of messages that wait for delivery to that partition.
+        messages: usize,
+    },
     /// Its whole vqueue is paused, until it is resumed.
     VqueuePaused {
         /// The vqueue.

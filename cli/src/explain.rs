@@ -121,6 +121,14 @@ pub(super) fn reason(reason: &Reason) -> String {
         Reason::Sleep { until, operation } => {
             format!("sleep {} until {}", safe(operation), time(*until))
         }
+        Reason::OutboxFull { partition, calls, messages } => {
+            let calls =
+                if *calls == 1 { "1 call waits".to_owned() } else { format!("{calls} calls wait") };
+            format!(
+                "{calls} for partition {partition}, which is down or overloaded: {messages} \
+                 messages to it are not delivered yet"
+            )
+        }
         Reason::VqueuePaused { vqueue } => format!("its vqueue {vqueue} is paused"),
         Reason::RunAt { run_at } => format!("its time has not come: {}", time(*run_at)),
         Reason::Behind { entries: 1 } => "1 entry of its vqueue goes first".to_owned(),

@@ -95,7 +95,7 @@ pub struct Record {
     #[bilrost(8)]
     pub created_at: Timestamp,
     /// The command. `None` only if written by a newer format.
-    #[bilrost(oneof(16-43, 63))]
+    #[bilrost(oneof(16-45, 63))]
     pub command: Option<Command>,
 }
 

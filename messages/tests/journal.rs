@@ -8,10 +8,10 @@ use forebay_messages::{
     AttemptToken, EntryId, Epoch, Incarnation, PartitionId, PartitionKey, Record, RecordSeq, Run,
     Timestamp, VQueueName,
     command::{
-        AfterRun, AttemptWrites, Command, Deliver, EndRun, EntrySelector, FailCalls, FailedCall,
-        Invoke, JournalWrite, MessageBody, NewChild, NewEntry, Operation, OutboxMessage, Response,
-        Restart, SettlePromise, StepResult, StopChild, Suspend, SuspendAttempt, TruncateOutbox,
-        WakeSleepers, WriteJournal,
+        AfterRun, AskChild, AttemptWrites, BeginIncarnation, CheckCalls, CheckedTable, Command,
+        Deliver, EndRun, EntrySelector, FailCalls, Invoke, JournalWrite, MessageBody, NewChild,
+        NewEntry, Operation, OutboxMessage, PendingCall, Response, Restart, SettlePromise,
+        StepResult, StopChild, Suspend, SuspendAttempt, TruncateOutbox, WakeSleepers, WriteJournal,
     },
     journal::{
         BranchElement, BranchKind, JournalFailureKind, JournalKey, JournalKind, JournalOutcome,
@@ -148,12 +148,32 @@ fn deliver() -> Command {
         index: RecordSeq(index),
         to: PartitionKey(3),
         body: Some(body),
+        incarnation: Incarnation(0),
     });
     Command::Deliver(Deliver {
         source: PartitionId(4),
         incarnation: Incarnation(2),
         messages: messages.collect(),
     })
+}
+
+fn ask() -> Command {
+    let parent = ParentLink {
+        entry: entry(),
+        run: Run(1),
+        key: key("a"),
+        is_awaited: true,
+        ..ParentLink::default()
+    };
+    let ask = AskChild { child: entry(), parent };
+    let message = OutboxMessage {
+        index: RecordSeq(7),
+        to: PartitionKey(3),
+        body: Some(MessageBody::Ask(Box::new(ask))),
+        incarnation: Incarnation(300),
+    };
+    let incarnation = Incarnation::default();
+    Command::Deliver(Deliver { source: PartitionId(4), incarnation, messages: vec![message] })
 }
 
 fn commands() -> Vec<Command> {
@@ -186,8 +206,14 @@ fn commands() -> Vec<Command> {
             delivered: vec![RecordSeq(3), RecordSeq(300)],
         }),
         Command::FailCalls(FailCalls {
-            calls: vec![FailedCall { entry: entry(), key: key("a"), child: entry() }],
+            calls: vec![PendingCall { entry: entry(), key: key("a"), child: entry() }],
         }),
+        Command::BeginIncarnation(BeginIncarnation { incarnation: Incarnation(300) }),
+        Command::CheckCalls(CheckCalls {
+            calls: vec![PendingCall { entry: entry(), key: key("a"), child: entry() }],
+            through: Some(CheckedTable { hash: 7, next: 300 }),
+        }),
+        ask(),
     ]
 }
 

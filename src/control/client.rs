@@ -16,6 +16,7 @@ use forebay_actors::{
     node::{Candidacy, DataPlace, Node, NodeConfig},
     shell::WallClock,
 };
+use forebay_messages::journal::OUTBOX_PER_TARGET_MAX;
 use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -188,6 +189,7 @@ impl Control {
             running_max: None,
             dispatches: false,
             vqueues: Default::default(),
+            outbox_per_target_max: OUTBOX_PER_TARGET_MAX,
             faults: Default::default(),
             shared: None,
             // Reading trims nothing that a later snapshot may need.

@@ -8,10 +8,9 @@ use std::{
     task::Waker,
 };
 
-use bytestring::ByteString;
 use forebay_messages::{
     Timestamp,
-    journal::{JournalKey, JournalOutcome},
+    journal::{JournalKey, JournalKind, JournalOutcome},
 };
 
 /// What happened to an operation, or to a request of an attempt.
@@ -33,7 +32,7 @@ pub(crate) enum Notification {
         /// The operation.
         key: JournalKey,
         /// The operation that the journal has there.
-        found: ByteString,
+        found: JournalKind,
     },
     /// The attempt was not suspended: an operation that it waits for had finished.
     NotSuspended,

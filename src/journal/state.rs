@@ -319,8 +319,7 @@ impl AttemptJournal {
                 }
                 Notification::Refused { key, found } => {
                     let of = self.issued.get(&key).map_or(JournalKind::Step, |it| it.kind);
-                    let (expected, found) = (found.to_string(), format!("a {of}"));
-                    self.end(Ended::Mismatch(MismatchedKind { key, expected, found }));
+                    self.end(Ended::Mismatch(MismatchedKind::new(key, found, of)));
                 }
                 Notification::NotSuspended => {}
             }

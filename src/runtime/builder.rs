@@ -19,7 +19,10 @@ use forebay_actors::{
     shell::{Clock, WallClock},
 };
 use forebay_engine::partition::machine::VQueueLimits;
-use forebay_messages::vqueue::{Part, check_component};
+use forebay_messages::{
+    journal::OUTBOX_PER_TARGET_MAX,
+    vqueue::{Part, check_component},
+};
 
 use crate::{
     Context, HandlerError,
@@ -53,6 +56,7 @@ pub struct Builder {
     running_max: Option<u32>,
     payload_len_max: usize,
     vqueues: VQueueLimits,
+    outbox_per_target_max: usize,
     faults: FaultPlan,
     pub(super) shared: Option<SharedLog>,
     trim_log: TrimLog,
@@ -76,6 +80,7 @@ impl Builder {
             running_max: None,
             payload_len_max: PAYLOAD_LEN_DEFAULT,
             vqueues: VQueueLimits::default(),
+            outbox_per_target_max: OUTBOX_PER_TARGET_MAX,
             faults: FaultPlan::default(),
             shared: None,
             trim_log: TrimLog::default(),
@@ -196,6 +201,14 @@ impl Builder {
     /// removed at once.
     pub fn idle_vqueues_max(mut self, count: usize) -> Self {
         self.vqueues.idle_max = count;
+        self
+    }
+
+    /// Number of messages from one partition to another that may wait for their delivery (default:
+    /// 16,384). Beyond it, calls and sends of handlers to that partition wait; results,
+    /// cancellations and kills never do. Only a partition that is down or overloaded has that many.
+    pub fn outbox_per_target_max(mut self, count: usize) -> Self {
+        self.outbox_per_target_max = count;
         self
     }
 
@@ -344,6 +357,7 @@ impl Builder {
             running_max: self.running_max,
             dispatches: true,
             vqueues: self.vqueues,
+            outbox_per_target_max: self.outbox_per_target_max,
             faults: self.faults,
             shared: self.shared,
             trim_log: self.trim_log,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 
 use forebay_engine::partition::machine::{AttemptNews, PartitionInput};
 use forebay_messages::{
-    AttemptToken, EntryId,
+    AttemptToken, EntryId, Run,
     command::{JournalWrite, SuspendAttempt},
 };
 
@@ -72,9 +72,14 @@ impl Journals {
     }
 
     /// Hands operations of an attempt to its partition.
-    pub fn write(&self, entry: EntryId, token: AttemptToken, writes: Vec<JournalWrite>) {
+    pub fn write(
+        &self,
+        (entry, token): (EntryId, AttemptToken),
+        run: Run,
+        writes: Vec<JournalWrite>,
+    ) {
         if let Some(shared) = self.0.upgrade() {
-            let input = PartitionInput::Journal { entry, token, writes };
+            let input = PartitionInput::Journal { entry, token, run, writes };
             shared.to_partition((entry, token), input);
         }
     }

@@ -7,7 +7,9 @@ use std::sync::{
 };
 
 use forebay_messages::{
-    Epoch, PartitionKey, VQueueName, command::SuspendAttempt, journal::KeyParts,
+    Epoch, PartitionKey, Run, VQueueName,
+    command::SuspendAttempt,
+    journal::{JournalKind, KeyParts},
 };
 use tokio::sync::Notify;
 
@@ -339,7 +341,7 @@ struct Received(Mutex<Vec<u32>>);
 
 impl Listen for Received {
     fn tell(&self, news: AttemptNews) {
-        let AttemptNews::WriteRefused { key } = news else { panic!("not refused: {news:?}") };
+        let AttemptNews::WriteRefused { key, .. } = news else { panic!("not refused: {news:?}") };
         self.0.lock().unwrap().push(key.parts().occurrence);
     }
 }
@@ -350,7 +352,11 @@ async fn an_attempt_gets_all_notifications_of_its_journal_in_order() {
     bench.run_many(&["wait"]);
     let tell = |number| {
         let key = KeyParts::named("a", number).key().unwrap();
-        bench.executor.tell(entry(0), token(0), AttemptNews::WriteRefused { key });
+        bench.executor.tell(
+            entry(0),
+            token(0),
+            AttemptNews::WriteRefused { key, found: JournalKind::Step },
+        );
     };
     tell(0);
     tell(1);
@@ -378,7 +384,7 @@ async fn an_aborted_attempt_writes_nothing() {
     bench.executor.run(attempt, Bytes::from_static(b"wait"), reply_to);
     let journals = bench.executor.journals();
     let ask = || {
-        journals.write(entry(0), token(0), Vec::new());
+        journals.write((entry(0), token(0)), Run::default(), Vec::new());
         journals.suspend(SuspendAttempt { entry: entry(0), token: token(0), ..Default::default() });
     };
     ask();

@@ -12,6 +12,7 @@ use forebay_api::{
 use forebay_engine::{
     limiter::{BlockReason, Blocked, CounterView, Explanation, Limiter, Rank},
     partition::{
+        machine::{Answer, OutboxWait, PartitionInput},
         rows::{EntryRow, Stage, VQueueMeta},
         store::SeedRows,
     },
@@ -20,7 +21,7 @@ use forebay_engine::{
 use forebay_messages::{EntryId, EntryKey, PartitionId, Timestamp, VQueueId, VQueueName};
 use forebay_storage::partition::BytesHead;
 
-use crate::{error::NodeError, peers::ReplicaRows, shell::Clock};
+use crate::{access::propose::answer_if_gone, error::NodeError, peers::ReplicaRows, shell::Clock};
 
 use super::{
     Inspect,
@@ -78,7 +79,8 @@ impl Inspect {
         };
         let (mut blocked_by, mut rank, mut holders) = (Vec::new(), None, Vec::new());
         match row.stage {
-            Stage::Running | Stage::Finished => {}
+            Stage::Running => blocked_by = self.outbox_waits(partition, id).await?,
+            Stage::Finished => {}
             Stage::Paused => {
                 blocked_by.push(BlockView { reason: Reason::Paused, since: None });
                 if row.journal().is_some_and(|journal| !journal.waits.is_empty()) {
@@ -132,6 +134,30 @@ impl Inspect {
             found.extend(counters.into_values());
         }
         Ok(found)
+    }
+
+    /// The partitions whose messages delay calls of a running entry.
+    async fn outbox_waits(
+        &self,
+        partition: PartitionId,
+        entry: EntryId,
+    ) -> Result<Vec<BlockView>, NodeError> {
+        let replica = self.registry.replica(partition)?;
+        let pending = self.registry.replies.open(partition);
+        let reply = pending.id();
+        if !replica.partition.address.send(PartitionInput::AskOutbox { entry, reply }) {
+            pending.withdraw();
+            return Ok(Vec::new());
+        }
+        answer_if_gone(&self.registry, partition, [reply]);
+        // Without a leader nothing waits for room.
+        let Answer::OutboxWaits(waits) = pending.await else { return Ok(Vec::new()) };
+        let view = |wait: OutboxWait| {
+            let OutboxWait { target: partition, calls, messages } = wait;
+            let reason = Reason::OutboxFull { partition, calls, messages };
+            BlockView { reason, since: None }
+        };
+        Ok(waits.into_iter().map(view).collect())
     }
 
     /// What a suspended entry waits for.

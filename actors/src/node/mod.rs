@@ -92,6 +92,8 @@ pub struct NodeConfig {
     pub candidacy: Candidacy,
     /// Limits for vqueues in memory, per partition.
     pub vqueues: VQueueLimits,
+    /// With this many messages to one partition in the outbox of another, further calls wait.
+    pub outbox_per_target_max: usize,
     /// Planned faults of tests.
     pub faults: FaultPlan,
 }

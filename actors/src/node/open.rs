@@ -14,6 +14,7 @@ use forebay_storage::{
         BlockingMetadata, LocalMetadata, MemoryMetadata, MetadataError, MetadataStore, Watch,
     },
     partition::Store,
+    snapshot::restored,
 };
 
 use crate::{
@@ -258,6 +259,7 @@ fn start_parts(
         metadata,
         own: Arc::clone(&storage.own),
         shared: config.shared.clone(),
+        incarnation: restored(&*storage.own)?,
         record_len_max: storage.log.record_len_max(),
         table,
         host,
@@ -340,6 +342,7 @@ impl Node {
             options: ReplicaOptions {
                 dispatches: config.dispatches,
                 vqueues: config.vqueues,
+                outbox_per_target_max: config.outbox_per_target_max,
                 candidacy: config.candidacy,
             },
             changing: tokio::sync::Mutex::default(),

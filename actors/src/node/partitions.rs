@@ -51,6 +51,7 @@ const DRAIN_LOOK: Duration = Duration::from_millis(2);
 pub(super) struct ReplicaOptions {
     pub(super) dispatches: bool,
     pub(super) vqueues: VQueueLimits,
+    pub(super) outbox_per_target_max: usize,
     pub(super) candidacy: Candidacy,
 }
 
@@ -106,6 +107,7 @@ impl Partitions {
             refill: Arc::clone(&self.refill),
             dispatches: self.options.dispatches,
             vqueues: self.options.vqueues,
+            outbox_per_target_max: self.options.outbox_per_target_max,
             lost_through: self.registry.lost_through(row.id)?,
             stands,
         };

@@ -53,6 +53,7 @@ pub(crate) struct Replica {
     pub(crate) refill: Arc<RefillPool>,
     pub(crate) dispatches: bool,
     pub(crate) vqueues: VQueueLimits,
+    pub(crate) outbox_per_target_max: usize,
     /// The last epoch before this process: its attempts ended with another process.
     pub(crate) lost_through: Epoch,
     /// Sent to the supervisor once everything is applied.
@@ -123,6 +124,8 @@ impl LocalReplica {
             key_last: row.last,
             dispatches: self.replica.dispatches,
             vqueues: self.replica.vqueues,
+            incarnation: registry.incarnation,
+            outbox_per_target_max: self.replica.outbox_per_target_max,
             record_len_max: registry.record_len_max,
         };
         let performer = self.partition_performer(state, &links, &progress);

@@ -13,7 +13,7 @@ use forebay_messages::{
     EntryId, Incarnation, Outcome, PartitionKey, RecordSeq, Run, VQueueName,
     actor::AttemptEnd,
     command::{Command, Deliver, Invoke, MessageBody, NewEntry, OutboxMessage},
-    journal::{KeyParts, ParentLink},
+    journal::{KeyParts, OUTBOX_PER_TARGET_MAX, ParentLink},
 };
 
 use super::*;
@@ -49,6 +49,7 @@ async fn start(partitions: u32) -> Arc<Node> {
         trim_log: TrimLog::default(),
         candidacy: Candidacy::First,
         vqueues: VQueueLimits::default(),
+        outbox_per_target_max: OUTBOX_PER_TARGET_MAX,
         faults: FaultPlan::default(),
     };
     Node::start(config, executor, Arc::new(WallClock)).await.unwrap()
@@ -86,7 +87,8 @@ impl Node {
         body: MessageBody,
     ) -> Result<Answer, NodeError> {
         let (index, to) = (RecordSeq(index), PartitionKey(to));
-        let messages = vec![OutboxMessage { index, to, body: Some(body) }];
+        let messages =
+            vec![OutboxMessage { index, to, body: Some(body), ..OutboxMessage::default() }];
         let (source, incarnation) = (PartitionId(99), Incarnation(0));
         let command = Command::Deliver(Deliver { source, incarnation, messages });
         self.access.propose(to, command, 0).await

@@ -272,12 +272,13 @@ impl Performer<Partition> for PartitionPerformer {
             }
             PartitionEffect::CheckExpired { until } => self.check_expired(until, cx),
             PartitionEffect::FindDue => self.find_due(cx),
+            PartitionEffect::CountOutbox => self.count_outbox(cx),
             PartitionEffect::TellAttempt { entry, token, news } => {
                 self.executor.tell(entry, token, news);
             }
             PartitionEffect::StartShuffle => self.start_shuffle(cx),
             PartitionEffect::StopShuffle => self.stop_shuffle(),
-            PartitionEffect::OutboxAdded { messages } => self.hand_on(messages, cx),
+            PartitionEffect::OutboxAdded { messages } => self.hand_on(messages),
             PartitionEffect::TellAnnounced { node, epoch } => {
                 self.links.to_supervisor(LeadershipInput::Announced { node, epoch });
             }

@@ -8,7 +8,12 @@ use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
 use forebay_engine::{
     leadership::LeadershipInput,
-    partition::{apply::Reply, machine::Answer, read, store::JournalRows as _},
+    partition::{
+        apply::Reply,
+        machine::{Answer, OutboxCount, PartitionInput},
+        read,
+        store::JournalRows as _,
+    },
     shuffle::{Shuffle, ShuffleEffect, ShuffleInput},
 };
 use forebay_messages::{
@@ -28,7 +33,7 @@ use crate::{
 
 use super::{
     PartitionCx, PartitionPerformer,
-    dropped::{calls_of, fail},
+    dropped::{begin_checked, calls_of, fail},
 };
 
 /// Performs the effects of a shuffle.
@@ -92,8 +97,12 @@ impl ShufflePerformer {
         }
         let (registry, source) = (Arc::clone(&self.registry), self.source);
         self.host.spawn_as("dropped", async move {
-            if let Err(error) = fail(&registry, source, calls).await {
-                tracing::warn!(partition = %source, %error, "calls to no partition do not end");
+            match fail(&registry, source, calls).await {
+                // The next leader's shuffle reports them again.
+                Ok(()) | Err(NodeError::ShutDown | NodeError::LostLeadership) => {}
+                Err(error) => {
+                    tracing::warn!(partition = %source, %error, "calls to no partition do not end");
+                }
             }
         });
     }
@@ -155,7 +164,20 @@ impl PartitionPerformer {
         }
         match self.store.outbox_after(None, 1) {
             Ok(first) if first.is_empty() => {}
-            Ok(_) => self.spawn_shuffle(cx),
+            Ok(_) => self.spawn_shuffle(),
+            Err(error) => self.fail(format!("partition {}: {error}", self.id), cx),
+        }
+    }
+
+    /// Counts the messages of the outbox by target.
+    pub(super) fn count_outbox(&mut self, cx: &mut PartitionCx<'_>) {
+        let routes = self.registry.routes();
+        let counted = match self.state.has_journals() {
+            true => read::count_outbox(&self.store, routes),
+            false => Ok(OutboxCount { routes, ..OutboxCount::default() }),
+        };
+        match counted {
+            Ok(count) => cx.feed_back(PartitionInput::OutboxCounted(count)),
             Err(error) => self.fail(format!("partition {}: {error}", self.id), cx),
         }
     }
@@ -167,19 +189,19 @@ impl PartitionPerformer {
 
     /// Passes committed messages to the shuffle. A shuffle that starts now reads them from the
     /// outbox.
-    pub(super) fn hand_on(&mut self, messages: Vec<Arc<OutboxMessage>>, cx: &mut PartitionCx<'_>) {
+    pub(super) fn hand_on(&mut self, messages: Vec<Arc<OutboxMessage>>) {
+        let is_first = messages.first().is_some_and(|first| first.index == RecordSeq(1));
+        if is_first {
+            begin_checked(&self.registry, self.id);
+        }
         if self.links.to_shuffle(ShuffleInput::Added(messages)).is_err() {
-            self.spawn_shuffle(cx);
+            self.spawn_shuffle();
         }
     }
 
-    fn spawn_shuffle(&mut self, cx: &mut PartitionCx<'_>) {
-        let incarnation = match read::incarnation(&self.store) {
-            Ok(incarnation) => incarnation,
-            Err(error) => return self.fail(format!("partition {}: {error}", self.id), cx),
-        };
+    fn spawn_shuffle(&mut self) {
         let room = self.registry.record_len_max.saturating_sub(RECORD_ROOM);
-        let machine = Shuffle::new(self.id, incarnation, self.registry.routes()).with_room(room);
+        let machine = Shuffle::new(self.id, self.registry.routes()).with_room(room);
         let performer = ShufflePerformer {
             source: self.id,
             store: self.store.clone(),

@@ -26,7 +26,7 @@ use crate::{
     shell::{Cx, Death, Performer, Ref, World},
 };
 
-use super::{dropped::end_calls_into, limiter::LimiterPerformer, links::Links};
+use super::{dropped::check_calls, limiter::LimiterPerformer, links::Links};
 
 /// Performs leadership effects.
 pub(crate) struct SupervisorPerformer {
@@ -156,8 +156,7 @@ impl Performer<Leadership> for SupervisorPerformer {
                 self.registry.report_role(partition, role);
                 if open {
                     self.registry.publish_rule_book(partition);
-                    let unowned = self.registry.table().unowned();
-                    end_calls_into(&self.registry, partition, unowned);
+                    check_calls(&self.registry, partition);
                 }
             }
             LeadershipEffect::Warn(text) => tracing::warn!(%partition, "{text}"),

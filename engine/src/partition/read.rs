@@ -4,25 +4,27 @@
 //! Owns: the rules that derive these answers from rows; the partition's shell and the models share
 //! this code. Must not know: how effects are performed, where rows are stored.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bilrost::OwnedMessage as _;
 use forebay_messages::{
     AttemptToken, EntryId, EntryKey, Incarnation, RecordSeq, Run, Timestamp, VQueueHandle,
     VQueueId, VQueueName,
     actor::{Acquire, LimiterMessage, LockWish, SeedRunning},
-    command::OutboxMessage,
+    command::{CheckedTable, OutboxMessage},
     journal::JournalKey,
 };
 
 use crate::{
     machine::{Map, Set},
+    shuffle::Routes,
     vqueue::{Rest, wish},
 };
 
 use super::{
-    machine::{EntryState, KnownAttempt},
+    machine::{EntryState, KnownAttempt, OutboxCount},
     rows::{FsmSlot, JournalRow},
+    state::JOURNAL_FORMAT,
     store::{JournalRows, Read, Rows, SeedRows, TablesError, fsm_number},
 };
 
@@ -185,6 +187,24 @@ pub fn incarnation(rows: &impl Rows) -> Read<Incarnation> {
     fsm_number(rows, FsmSlot::Incarnation).map(Incarnation)
 }
 
+/// The routing table that all calls of the partition were last checked against; `None` if it never
+/// had journals.
+///
+/// # Errors
+/// If the rows cannot be read.
+pub fn checked_table(rows: &impl Rows) -> Read<Option<CheckedTable>> {
+    if fsm_number(rows, FsmSlot::MinVersion)? < JOURNAL_FORMAT {
+        return Ok(None);
+    }
+    let bytes = rows.fsm(FsmSlot::CheckedTable)?.unwrap_or_default();
+    let number = |at: usize| {
+        let bytes = bytes.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+        bytes.map_or(0, u64::from_be_bytes)
+    };
+    let next = u32::try_from(number(8)).unwrap_or(0);
+    Ok(Some(CheckedTable { hash: number(0), next }))
+}
+
 /// Messages of the outbox after an index, in order, and whether there is none after them: at most
 /// `limit`, and no more once they have [`OUTBOX_BYTES_MAX`].
 ///
@@ -212,6 +232,26 @@ pub fn outbox(
         }
     }
     Ok((messages, false))
+}
+
+/// Counts the messages of an outbox by the partition that owns their destination.
+///
+/// # Errors
+/// If the rows cannot be read or do not decode.
+pub fn count_outbox(rows: &impl JournalRows, routes: Routes) -> Read<OutboxCount> {
+    let (mut counts, mut after) = (BTreeMap::<_, usize>::new(), None);
+    loop {
+        let page = rows.outbox_after(after, OUTBOX_PAGE_LEN)?;
+        let Some((last, _)) = page.last() else { break };
+        after = Some(*last);
+        for (_, encoded) in page {
+            let to = OutboxMessage::destination(&encoded);
+            if let Some(owner) = to.and_then(|to| routes.owner(to)) {
+                *counts.entry(owner).or_default() += 1;
+            }
+        }
+    }
+    Ok(OutboxCount { routes, messages: counts.into_iter().collect() })
 }
 
 /// The journal of an entry whose handler starts.

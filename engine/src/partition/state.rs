@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use forebay_messages::{EntryKey, Epoch, InboxSeq, Lsn, RecordSeq, Timestamp, rule::RuleUpdate};
+use forebay_messages::{
+    EntryKey, Epoch, InboxSeq, Incarnation, Lsn, RecordSeq, Timestamp, rule::RuleUpdate,
+};
 
 use crate::rules::RuleBook;
 
@@ -19,6 +21,8 @@ use super::{
 
 /// The format that has journals: older binaries must not open a partition that has them.
 pub(super) const JOURNAL_FORMAT: u64 = 3;
+/// The format in which messages have incarnations.
+pub(super) const INCARNATION_FORMAT: u64 = 4;
 
 /// Counters and the rule book of a partition.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub struct PartitionState {
     pub(super) inbox_seq: InboxSeq,
     /// Last index given in the outbox.
     pub(super) outbox_seq: RecordSeq,
+    /// Incarnation of the outbox.
+    pub(super) incarnation: Incarnation,
     /// Lowest format that may read this partition.
     pub(super) min_version: u64,
     /// Greatest assigned default `run_at`.
@@ -67,6 +73,7 @@ impl PartitionState {
             leader_dedup: tables.dedup(DedupKey::Leader)?.unwrap_or_default(),
             inbox_seq: InboxSeq(fsm_number(tables, FsmSlot::InboxSeq)?),
             outbox_seq: RecordSeq(fsm_number(tables, FsmSlot::OutboxSeq)?),
+            incarnation: Incarnation(fsm_number(tables, FsmSlot::Incarnation)?),
             min_version: needed,
             last_run_at: Timestamp(fsm_number(tables, FsmSlot::LastRunAt)?),
             latest_record_at: Timestamp(fsm_number(tables, FsmSlot::LatestRecordAt)?),

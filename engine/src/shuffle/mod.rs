@@ -44,15 +44,23 @@ pub const DELIVER_BYTES_MAX: usize = 1 << 20;
 pub const READ_MAX: usize = 512;
 
 /// Key ranges and their partitions, ascending and without overlaps.
+///
+/// Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Routes(Vec<(PartitionKey, PartitionKey, PartitionId)>);
+pub struct Routes(Arc<[(PartitionKey, PartitionKey, PartitionId)]>);
 
 impl Routes {
     /// Builds them from ranges in any order, both ends included.
     #[must_use]
     pub fn new(mut ranges: Vec<(PartitionKey, PartitionKey, PartitionId)>) -> Self {
         ranges.sort_unstable();
-        Self(ranges)
+        Self(ranges.into())
+    }
+
+    /// Whether a partition owns keys.
+    #[must_use]
+    pub fn contains(&self, partition: PartitionId) -> bool {
+        self.0.iter().any(|(_, _, id)| *id == partition)
     }
 
     /// The partition that owns a key.
@@ -139,7 +147,6 @@ struct Reading {
 #[derive(Debug)]
 pub struct Shuffle {
     source: PartitionId,
-    incarnation: Incarnation,
     routes: Routes,
     /// Once a command has this many bytes of messages, it takes no more.
     bytes_max: usize,
@@ -165,10 +172,9 @@ pub struct Shuffle {
 impl Shuffle {
     /// The shuffle of a partition that becomes leader.
     #[must_use]
-    pub fn new(source: PartitionId, incarnation: Incarnation, routes: Routes) -> Self {
+    pub fn new(source: PartitionId, routes: Routes) -> Self {
         Self {
             source,
-            incarnation,
             routes,
             bytes_max: DELIVER_BYTES_MAX,
             targets: BTreeMap::new(),
@@ -276,8 +282,9 @@ impl Shuffle {
         for (id, target) in &mut self.targets {
             if let Some(messages) = target.next_batch(now, self.bytes_max) {
                 let messages = messages.iter().map(|message| (**message).clone()).collect();
-                let (source, incarnation) = (self.source, self.incarnation);
-                let command = Deliver { source, incarnation, messages };
+                // Messages have incarnations of their own.
+                let incarnation = Incarnation::default();
+                let command = Deliver { source: self.source, incarnation, messages };
                 effects.push(ShuffleEffect::Deliver { target: *id, command });
             }
         }

@@ -148,6 +148,8 @@ impl Model {
             | Command::Restart(_)
             | Command::EndRun(_)
             | Command::FailCalls(_)
+            | Command::BeginIncarnation(_)
+            | Command::CheckCalls(_)
             | Command::Reserved(()) => unreachable!("not made"),
         }
     }

@@ -256,7 +256,8 @@ fn a_late_invoke_after_its_cancel_makes_nothing_and_is_answered() {
         let invoke = all.pending(0).remove(&0).unwrap();
         let body = Some(MessageBody::Stop(StopChild { child: ship, is_kill }));
         let to = ship.partition_key;
-        let stop = OutboxMessage { index: RecordSeq(1), to, body };
+        let index = RecordSeq(1);
+        let stop = OutboxMessage { index, to, body, ..OutboxMessage::default() };
         // From another source, whose messages have no order relative to these.
         let deliver =
             Deliver { source: PartitionId(7), incarnation: Incarnation(0), messages: vec![stop] };

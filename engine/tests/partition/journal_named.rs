@@ -8,7 +8,7 @@ use forebay_engine::partition::{
 use forebay_messages::{
     EntryId, FailureKind, Outcome, Timestamp, VQueueName,
     command::{AfterRun, Command, EndRun, EntrySelector, Operation, Purge, Restart, SettlePromise},
-    journal::{JOURNAL_ROWS_MAX, KeyParts},
+    journal::{JOURNAL_ROWS_MAX, JournalKind, KeyParts},
 };
 
 use super::partitions::{Partitions, child, key, service, step, success};
@@ -47,7 +47,8 @@ fn a_step_is_remembered_once() {
     assert_eq!(all.outcome(order, "charge"), Some(success("paid")));
 
     assert!(all.write_one(order, token, "charge", Operation::Promise(())));
-    let refused = Applied::WriteRefused { entry: order, token, key: key("charge") };
+    let (key, found) = (key("charge"), JournalKind::Step);
+    let refused = Applied::WriteRefused { entry: order, token, key, found };
     assert_eq!(all.applied(order), [refused], "another operation");
     assert_eq!(all.row(order).unwrap().journal().unwrap().rows, 1);
 }

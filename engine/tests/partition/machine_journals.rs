@@ -6,9 +6,10 @@ use forebay_engine::partition::{
     rows::Stage,
 };
 use forebay_messages::{
-    AttemptToken, Timestamp,
+    AttemptToken, Run, Timestamp,
     actor::AttemptEnd,
     command::{AfterRun, Command, JournalWrite, MessageBody, Operation, SuspendAttempt},
+    journal::JournalKind,
 };
 
 use super::{
@@ -24,7 +25,7 @@ const LOCKED: u8 = 2;
 fn journal(n: u8, token: AttemptToken, operation: (&str, Operation)) -> PartitionInput {
     let (name, operation) = operation;
     let writes = vec![JournalWrite { key: key(name), operation: Some(operation) }];
-    PartitionInput::Journal { entry: entry(n), token, writes }
+    PartitionInput::Journal { entry: entry(n), token, run: Run(0), writes }
 }
 
 fn suspend(n: u8, token: AttemptToken, waits: &str) -> PartitionInput {
@@ -121,7 +122,8 @@ fn a_suspension_that_comes_too_late_is_void_and_the_attempt_continues() {
     assert!(!aborts(&effects, token));
     let other = Operation::Promise(());
     let effects = hand_in(&mut rig, journal(1, token, ("done", other)));
-    assert_eq!(news(&effects), [(token, AttemptNews::WriteRefused { key: key("done") })]);
+    let refused = AttemptNews::WriteRefused { key: key("done"), found: JournalKind::Step };
+    assert_eq!(news(&effects), [(token, refused)]);
 }
 
 /// Time for which the timer was last set.

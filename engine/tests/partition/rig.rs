@@ -10,17 +10,22 @@ use forebay_engine::{
             Answer, AppliedBatch, KnownAttempt, Partition, PartitionConfig, PartitionEffect,
             PartitionInput, VQueueLimits,
         },
+        read,
         store::JournalRows,
     },
+    shuffle::Routes,
 };
 use forebay_messages::{
-    AttemptToken, EntryId, EntryKey, Epoch, Generation, InboxSeq, Lsn, NodeId, PartitionKey,
-    PermitId, Producer, Record, ReplyId, Timestamp, VQueueHandle, VQueueId,
+    AttemptToken, EntryId, EntryKey, Epoch, Generation, InboxSeq, Incarnation, Lsn, NodeId,
+    PartitionKey, PermitId, Producer, Record, ReplyId, Timestamp, VQueueHandle, VQueueId,
     actor::{LimiterMessage, Permits, Release},
     command::{Command, Enqueue, NewEntry},
 };
 
 use super::fixture::{Replica, entry, new_entry};
+
+/// Number of messages to one partition beyond which calls wait.
+pub(crate) const OUTBOX_MAX: usize = 3;
 
 pub(crate) type Effects = Vec<PartitionEffect>;
 
@@ -28,6 +33,8 @@ pub(crate) struct Rig {
     pub(crate) now: u64,
     pub(crate) partition: Partition,
     pub(crate) replica: Replica,
+    /// The partitions of children; none by default.
+    pub(crate) routes: Routes,
     /// Appended but not committed.
     pub(crate) appended: VecDeque<Arc<Record>>,
     lsn: u64,
@@ -62,6 +69,8 @@ impl Rig {
     fn with(replica: Replica, vqueues: VQueueLimits) -> Self {
         let config = PartitionConfig {
             record_len_max: forebay_messages::record::RECORD_LEN_MAX,
+            incarnation: Incarnation::default(),
+            outbox_per_target_max: OUTBOX_MAX,
             node: NodeId(1),
             key_first: PartitionKey(0),
             key_last: PartitionKey(u64::MAX),
@@ -73,6 +82,7 @@ impl Rig {
             partition: Partition::new(config, replica.state.applied_lsn),
             lsn: replica.state.applied_lsn.0,
             replica,
+            routes: Routes::default(),
             appended: VecDeque::new(),
             replies: 0,
             epoch: Epoch(0),
@@ -116,6 +126,11 @@ impl Rig {
                         let sleeps = self.replica.tables.sleeps_until(Timestamp::MAX, 1).unwrap();
                         let first = sleeps.first().map(|(at, ..)| *at);
                         inputs.push_back(PartitionInput::DueFound { first });
+                    }
+                    PartitionEffect::CountOutbox => {
+                        let count =
+                            read::count_outbox(&self.replica.tables, self.routes.clone()).unwrap();
+                        inputs.push_back(PartitionInput::OutboxCounted(count));
                     }
                     // Sent periodically, whatever the input.
                     PartitionEffect::ReportDurable => {}

@@ -11,13 +11,13 @@ use forebay_engine::{
     Machine,
     shuffle::{HELD_PER_TARGET_MAX, Shuffle, ShuffleEffect, ShuffleInput},
 };
-use forebay_messages::{Incarnation, PartitionId, Timestamp, journal::MESSAGES_PER_RECORD_MAX};
+use forebay_messages::{PartitionId, Timestamp, journal::MESSAGES_PER_RECORD_MAX};
 
 use world::{World, message, routes};
 
 /// A shuffle whose outbox is known to be empty.
 fn shuffle() -> Shuffle {
-    let mut shuffle = Shuffle::new(PartitionId(9), Incarnation(0), routes(3));
+    let mut shuffle = Shuffle::new(PartitionId(9), routes(3));
     let mut effects = Vec::new();
     shuffle.start(Timestamp(0), &mut effects);
     assert!(matches!(effects[..], [ShuffleEffect::Read { .. }]), "{effects:?}");

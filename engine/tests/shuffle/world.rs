@@ -10,7 +10,7 @@ use forebay_engine::{
     shuffle::{Routes, Shuffle, ShuffleEffect, ShuffleInput},
 };
 use forebay_messages::{
-    Incarnation, PartitionId, PartitionKey, RecordSeq, Timestamp,
+    PartitionId, PartitionKey, RecordSeq, Timestamp,
     command::{Deliver, OutboxMessage},
 };
 
@@ -27,7 +27,7 @@ pub(super) fn routes(count: u32) -> Routes {
 
 pub(super) fn message(index: u64, to: u32) -> OutboxMessage {
     let to = PartitionKey(u64::from(to) * 100 + index % 100);
-    OutboxMessage { index: RecordSeq(index), to, body: None }
+    OutboxMessage { index: RecordSeq(index), to, ..OutboxMessage::default() }
 }
 
 #[derive(Default)]
@@ -72,7 +72,7 @@ impl World {
 
     /// A new leader of the source: only the proposals of the previous one are left.
     pub(super) fn lead(&mut self) {
-        let mut shuffle = Shuffle::new(PartitionId(9), Incarnation(0), routes(self.partitions));
+        let mut shuffle = Shuffle::new(PartitionId(9), routes(self.partitions));
         (self.read, self.truncation, self.wake_at) = (None, None, None);
         self.hints.clear();
         for receiver in self.receivers.values_mut() {

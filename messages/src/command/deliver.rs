@@ -1,13 +1,13 @@
 //! `Deliver`: messages from the outbox of a partition, this one or another.
 
-use bilrost::{Message, Oneof};
+use bilrost::{Message, Oneof, OwnedMessage as _};
 
 use crate::{
     EntryId, Incarnation, PartitionId, PartitionKey, RecordSeq, Run,
     journal::{JournalKey, JournalOutcome, ParentLink},
 };
 
-use super::NewEntry;
+use super::{AskChild, NewEntry};
 
 /// Messages from one outbox, proposed by the leader of the partition that receives them.
 ///
@@ -19,7 +19,7 @@ pub struct Deliver {
     /// The partition of the outbox.
     #[bilrost(1)]
     pub source: PartitionId,
-    /// The incarnation of that outbox.
+    /// The incarnation of messages that have none of their own.
     #[bilrost(2)]
     pub incarnation: Incarnation,
     /// In the order of their indexes, at most
@@ -38,8 +38,27 @@ pub struct OutboxMessage {
     #[bilrost(2)]
     pub to: PartitionKey,
     /// The content; absent only when written by a newer format.
-    #[bilrost(oneof(3-5))]
+    #[bilrost(oneof(3-6))]
     pub body: Option<MessageBody>,
+    /// The incarnation of the outbox when it was put there. Messages of the first one have none.
+    #[bilrost(7)]
+    pub incarnation: Incarnation,
+}
+
+/// The destination of a message, without its content.
+#[derive(Default, Message)]
+struct Destination {
+    #[bilrost(2)]
+    to: PartitionKey,
+}
+
+impl OutboxMessage {
+    /// The destination of an encoded message, without decoding its content; `None` if the bytes do
+    /// not decode.
+    #[must_use]
+    pub fn destination(encoded: &[u8]) -> Option<PartitionKey> {
+        Destination::decode(encoded).ok().map(|destination| destination.to)
+    }
 }
 
 /// The content of a message.
@@ -54,6 +73,9 @@ pub enum MessageBody {
     /// Cancel or kill a child.
     #[bilrost(5)]
     Stop(StopChild),
+    /// Ask for a called child.
+    #[bilrost(6)]
+    Ask(Box<AskChild>),
 }
 
 /// Make a child. If it exists, nothing is made; if it has ended, its answer is sent again.

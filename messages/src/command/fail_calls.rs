@@ -10,12 +10,12 @@ use crate::{EntryId, journal::JournalKey};
 pub struct FailCalls {
     /// At most [`crate::journal::MESSAGES_PER_RECORD_MAX`].
     #[bilrost(1)]
-    pub calls: Vec<FailedCall>,
+    pub calls: Vec<PendingCall>,
 }
 
 /// One call; ignored unless it is unfinished and its child is this one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
-pub struct FailedCall {
+pub struct PendingCall {
     /// The parent.
     #[bilrost(1)]
     pub entry: EntryId,

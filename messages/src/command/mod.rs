@@ -1,6 +1,7 @@
 //! The commands of the log, and the actions of users that become commands. The engine
 //! implements each command in its own file; these are their contents.
 
+mod check_calls;
 mod deliver;
 mod entry;
 mod fail_calls;
@@ -11,6 +12,7 @@ mod suspend;
 mod wake_sleepers;
 mod write_journal;
 
+pub use check_calls::{AskChild, BeginIncarnation, CheckCalls, CheckedTable};
 pub use deliver::{Deliver, Invoke, MessageBody, OutboxMessage, Response, StopChild};
 
 pub use entry::{
@@ -18,7 +20,7 @@ pub use entry::{
     ExecutorId, NewEntry, Reschedule, RetryAttempt, RetryPolicy, RetryReason, SchedulerDecisions,
     VQueueSelector, payload_hash,
 };
-pub use fail_calls::{FailCalls, FailedCall};
+pub use fail_calls::{FailCalls, PendingCall};
 pub use partition::{
     AnnounceLeader, Purge, TruncateOutbox, UpdateDurability, UpsertRuleBook, VersionBarrier,
 };
@@ -122,6 +124,12 @@ pub enum Command {
     /// Calls whose children are in keys without an owner.
     #[bilrost(tag(43))]
     FailCalls(FailCalls),
+    /// A copy of an earlier state continues.
+    #[bilrost(tag(44))]
+    BeginIncarnation(BeginIncarnation),
+    /// Calls whose children may be lost.
+    #[bilrost(tag(45))]
+    CheckCalls(CheckCalls),
     /// Reserved to keep the tag range of the record closed.
     #[bilrost(tag(63))]
     Reserved(()),

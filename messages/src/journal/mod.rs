@@ -43,8 +43,8 @@ pub const WRITES_PER_RECORD_MAX: usize = 1_024;
 pub const MESSAGES_PER_RECORD_MAX: usize = 512;
 /// Maximum number of sleepers that one record wakes.
 pub const SLEEPERS_PER_RECORD_MAX: usize = 1_024;
-/// Maximum number of messages in an outbox to one partition. Beyond that, the leader holds back
-/// writes that add more; applying a record never refuses one.
+/// Maximum number of messages in an outbox to one partition, by default. Beyond that, the leader
+/// holds back calls and sends to it; applying a record never refuses one.
 pub const OUTBOX_PER_TARGET_MAX: usize = 16_384;
 /// How long a tombstone is kept, in milliseconds: an invoke that arrives later than this after the
 /// cancel of its child starts the child. 24 hours.

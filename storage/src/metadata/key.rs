@@ -53,6 +53,13 @@ impl MetaKey {
         Self(Cow::Owned(format!("snapshot/{partition}")))
     }
 
+    /// When the data was restored from a snapshot, in milliseconds: the incarnation of its
+    /// partitions.
+    #[must_use]
+    pub const fn restored() -> Self {
+        Self(Cow::Borrowed("restored"))
+    }
+
     /// The current rule book.
     #[must_use]
     pub const fn rule_book() -> Self {

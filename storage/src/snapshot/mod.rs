@@ -28,7 +28,7 @@ use crate::{
 };
 
 pub use manifest::{FileSum, Manifest, PartitionSum, SNAPSHOT_FORMAT};
-pub use restore::{restore, verify};
+pub use restore::{restore, restored, verify};
 
 /// Names of the copies in a snapshot, as in a data directory.
 const STORE: &str = "store";

@@ -1,11 +1,20 @@
 //! Creating a data directory from a snapshot, or from a snapshot and a log.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use forebay_messages::{Lsn, PartitionId};
+use bytes::Bytes;
+use forebay_messages::{Incarnation, Lsn, PartitionId};
 
 use super::{LOG, METADATA, Manifest, STORE, SnapshotError, check_gap, files, look_at, manifest};
-use crate::{DataDir, Fault, Medium, dir::mark, log::LocalLog, metadata::LocalMetadata};
+use crate::{
+    DataDir, Fault, Medium,
+    dir::mark,
+    log::LocalLog,
+    metadata::{BlockingMetadata, LocalMetadata, MetaKey, MetadataError, Precondition},
+};
 
 /// Checks every file of a snapshot against its manifest.
 ///
@@ -52,11 +61,33 @@ pub fn restore(
         }
     }
     check_rows(&manifest, to)?;
+    begin_incarnation(&LocalMetadata::open(&to.join(METADATA), &Medium::disk())?)?;
     for dir in [STORE, LOG, METADATA].map(|name| to.join(name)).into_iter().chain([to.to_owned()]) {
         files::sync(&dir).map_err(|error| Fault::from_io("sync the directory", &dir, error))?;
     }
     mark(to)?;
     Ok(manifest)
+}
+
+/// Messages of the restored partitions must not be taken for messages that they sent after the
+/// snapshot: each restore has a higher incarnation than the ones before.
+fn begin_incarnation(metadata: &LocalMetadata) -> Result<(), SnapshotError> {
+    let before = restored(metadata)?.0;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    let value = Bytes::copy_from_slice(&now.max(before + 1).to_be_bytes());
+    metadata.put(&MetaKey::restored(), value, Precondition::None)?;
+    Ok(())
+}
+
+/// The incarnation of partitions whose data was restored; the default if it never was.
+///
+/// # Errors
+/// When the metadata cannot be read.
+pub fn restored(metadata: &dyn BlockingMetadata) -> Result<Incarnation, MetadataError> {
+    let found = metadata.get(&MetaKey::restored())?;
+    let bytes = found.and_then(|found| found.value.as_ref().try_into().ok());
+    Ok(Incarnation(bytes.map_or(0, u64::from_be_bytes)))
 }
 
 fn check_log(manifest: &Manifest, path: &Path) -> Result<(), SnapshotError> {

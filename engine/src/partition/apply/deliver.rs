@@ -5,7 +5,7 @@
 
 use forebay_messages::{
     EntryId, Timestamp,
-    command::{Deliver, EntryAction, Invoke, MessageBody, Response, StopChild},
+    command::{AskChild, Deliver, EntryAction, Invoke, MessageBody, Response, StopChild},
     journal::{JournalFailureKind, JournalKind, JournalOutcome, TOMBSTONE_RETENTION_MS},
 };
 
@@ -29,7 +29,8 @@ pub(super) fn apply<T: Tables>(
     let mut mark = before;
     let mut count = 0;
     for message in &command.messages {
-        let this = DedupRow { epoch: command.incarnation.0, seq: message.index.0 };
+        let incarnation = command.incarnation.max(message.incarnation);
+        let this = DedupRow { epoch: incarnation.0, seq: message.index.0 };
         if this <= mark {
             continue;
         }
@@ -39,6 +40,7 @@ pub(super) fn apply<T: Tables>(
             MessageBody::Invoke(message) => invoke(context, message)?,
             MessageBody::Response(message) => respond(context, message)?,
             MessageBody::Stop(message) => stop(context, *message)?,
+            MessageBody::Ask(message) => ask(context, message)?,
         }
     }
     if mark != before {
@@ -48,22 +50,55 @@ pub(super) fn apply<T: Tables>(
     Ok(Reply::Changed(count))
 }
 
-fn invoke<T: Tables>(context: &mut Context<'_, T>, message: &Invoke) -> Result<(), ApplyError> {
-    let Invoke { child, parent } = message;
-    if let Some(tombstone) = context.tables.tombstone(child.id)? {
+/// The state of a child that a message is about.
+enum Known {
+    /// It has ended, or will not start: its answer.
+    Answer(JournalOutcome),
+    /// It answers when it ends.
+    Live,
+    /// There is no such entry.
+    Unknown,
+}
+
+fn known<T: Tables>(context: &Context<'_, T>, child: EntryId) -> Result<Known, ApplyError> {
+    if let Some(tombstone) = context.tables.tombstone(child)? {
         let (kind, text) = match tombstone.is_kill {
             false => (JournalFailureKind::Canceled, "canceled before it came"),
             true => (JournalFailureKind::Killed, "killed before it came"),
         };
-        context.respond(child.id, parent, JournalOutcome::failure(kind, text));
-        return Ok(());
+        return Ok(Known::Answer(JournalOutcome::failure(kind, text)));
     }
-    if context.tables.look_at_entry(child.id, |_| ())?.is_some() {
-        return Ok(());
+    if context.tables.look_at_entry(child, |_| ())?.is_some() {
+        return Ok(Known::Live);
     }
-    if let Some(ended) = context.tables.finished(child.id)? {
-        context.respond(child.id, parent, ended.outcome().into());
-        return Ok(());
+    let ended = context.tables.finished(child)?;
+    Ok(ended.map_or(Known::Unknown, |ended| Known::Answer(ended.outcome().into())))
+}
+
+fn ask<T: Tables>(context: &mut Context<'_, T>, message: &AskChild) -> Result<(), ApplyError> {
+    let AskChild { child, parent } = message;
+    let answer = match known(context, *child)? {
+        Known::Live => return Ok(()),
+        Known::Answer(answer) => answer,
+        Known::Unknown => {
+            let text = "the child is lost: its partition was dropped, or restored from an earlier \
+                        state";
+            JournalOutcome::failure(JournalFailureKind::DroppedPartition, text)
+        }
+    };
+    context.respond(*child, parent, answer);
+    Ok(())
+}
+
+fn invoke<T: Tables>(context: &mut Context<'_, T>, message: &Invoke) -> Result<(), ApplyError> {
+    let Invoke { child, parent } = message;
+    match known(context, child.id)? {
+        Known::Live => return Ok(()),
+        Known::Answer(answer) => {
+            context.respond(child.id, parent, answer);
+            return Ok(());
+        }
+        Known::Unknown => {}
     }
     let backlog = context.state.backlog.as_ref();
     if let Some(full) = backlog.and_then(|backlog| backlog.refusal(&child.vqueue, &More::new())) {

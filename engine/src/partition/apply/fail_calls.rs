@@ -1,7 +1,7 @@
 //! `FailCalls`: calls end whose children's keys have no owner.
 
 use forebay_messages::{
-    command::{FailCalls, FailedCall, MessageBody, StopChild},
+    command::{FailCalls, MessageBody, PendingCall, StopChild},
     journal::{JournalFailureKind, JournalKind, JournalOutcome},
 };
 
@@ -15,7 +15,7 @@ pub(super) fn apply<T: Tables>(
     command: &FailCalls,
 ) -> Result<Reply, ApplyError> {
     let mut failed = 0;
-    for FailedCall { entry, key, child } in &command.calls {
+    for PendingCall { entry, key, child } in &command.calls {
         let text = "the partition of the child was dropped";
         let outcome = JournalOutcome::failure(JournalFailureKind::DroppedPartition, text);
         let is_meant =

@@ -44,11 +44,16 @@ impl EntryRow {
 }
 
 impl<T: Tables> Context<'_, T> {
-    /// From now on older binaries must not open this partition.
+    /// From now on binaries that do not know journals must not open this partition.
     pub(super) fn need_journals(&mut self) {
-        if !self.state.has_journals() {
-            self.state.min_version = JOURNAL_FORMAT;
-            put_fsm_number(self.tables, FsmSlot::MinVersion, JOURNAL_FORMAT);
+        self.need_format(JOURNAL_FORMAT);
+    }
+
+    /// From now on binaries that do not know this format must not open this partition.
+    pub(super) fn need_format(&mut self, format: u64) {
+        if self.state.min_version < format {
+            self.state.min_version = format;
+            put_fsm_number(self.tables, FsmSlot::MinVersion, format);
         }
     }
 

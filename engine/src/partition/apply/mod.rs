@@ -10,6 +10,7 @@ mod act;
 mod announce_leader;
 mod barrier;
 mod cancel;
+mod check_calls;
 mod complete;
 mod decisions;
 mod deliver;
@@ -37,10 +38,10 @@ mod write_journal;
 use std::sync::Arc;
 
 use forebay_messages::{
-    AttemptToken, EntryId, EntryKey, Epoch, Lsn, NodeId, Outcome, Producer, Record, Timestamp,
-    VQueueId,
+    AttemptToken, EntryId, EntryKey, Epoch, Lsn, NodeId, Outcome, PartitionKey, Producer, Record,
+    Timestamp, VQueueId,
     command::{Command, OutboxMessage, RetryPolicy},
-    journal::JournalKey,
+    journal::{JournalKey, JournalKind},
     rule::RuleUpdate,
 };
 use thiserror::Error;
@@ -59,8 +60,9 @@ pub use decisions::{begin, started};
 pub use journal::OperationFinished;
 pub use retry::interrupted_text;
 
-/// Format of commands and rows that this code knows. 2: rule books with pauses. 3: journals.
-pub const FORMAT_VERSION: u64 = 3;
+/// Format of commands and rows that this code knows. 2: rule books with pauses. 3: journals. 4:
+/// incarnations of outboxes.
+pub const FORMAT_VERSION: u64 = 4;
 
 /// Why a partition must stop.
 #[derive(Debug, Error)]
@@ -246,6 +248,8 @@ pub enum Applied {
         token: AttemptToken,
         /// The key.
         key: JournalKey,
+        /// The operation that has it.
+        found: JournalKind,
     },
     /// An attempt is not suspended: something that it waits for is finished, or it was asked
     /// to stop.
@@ -264,6 +268,11 @@ pub enum Applied {
     SleepersWoken,
     /// A message was put into the outbox.
     OutboxAdded(Arc<OutboxMessage>),
+    /// Delivered messages were deleted from the outbox.
+    OutboxRemoved {
+        /// The destination of each.
+        to: Vec<PartitionKey>,
+    },
     /// Rules changed.
     RulesUpdated(Vec<RuleUpdate>),
     /// A node leads from here on.
@@ -368,6 +377,8 @@ fn dispatch<T: Tables>(
         Command::Restart(command) => restart::apply(context, command).map(Reply::Acted),
         Command::EndRun(command) => restart::apply_end(context, command),
         Command::FailCalls(command) => fail_calls::apply(context, command),
+        Command::BeginIncarnation(command) => Ok(check_calls::begin(context, *command)),
+        Command::CheckCalls(command) => check_calls::apply(context, command),
         Command::Reserved(()) => Err(ApplyError::UnknownCommand),
     }
 }

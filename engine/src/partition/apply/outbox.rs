@@ -25,8 +25,8 @@ impl<T: Tables> Context<'_, T> {
         self.need_journals();
         self.sent += 1;
         self.state.outbox_seq = self.state.outbox_seq.next();
-        let index = self.state.outbox_seq;
-        let message = OutboxMessage { index, to, body: Some(body) };
+        let (index, incarnation) = (self.state.outbox_seq, self.state.incarnation);
+        let message = OutboxMessage { index, to, body: Some(body), incarnation };
         self.tables.put_outbox(index, Bytes::from(message.encode_to_vec()));
         self.applied.push(Applied::OutboxAdded(Arc::new(message)));
     }
@@ -102,12 +102,14 @@ pub(super) fn truncate<T: Tables>(
     if command.through != 0 {
         return Err(ApplyError::UnknownCommand);
     }
-    let mut deleted = 0;
+    let mut to = Vec::with_capacity(command.delivered.len());
     for index in &command.delivered {
-        if context.tables.outbox(*index)?.is_some() {
+        if let Some(message) = context.tables.outbox(*index)? {
             context.tables.delete_outbox(*index);
-            deleted += 1;
+            to.extend(OutboxMessage::destination(&message));
         }
     }
+    let deleted = to.len() as u64;
+    context.applied.push(Applied::OutboxRemoved { to });
     Ok(Reply::Changed(deleted))
 }

@@ -7,7 +7,7 @@ use forebay_messages::{
     command::{AttemptWrites, Invoke, MessageBody, NewChild, NewEntry, Operation, WriteJournal},
     journal::{
         CALL_DEPTH_MAX, JOURNAL_BYTES_MAX, JOURNAL_ROWS_MAX, JournalFailure, JournalFailureKind,
-        JournalKey, JournalOutcome, PROMISES_MAX, ParentLink, StepId, child_id,
+        JournalKey, JournalKind, JournalOutcome, PROMISES_MAX, ParentLink, StepId, child_id,
     },
 };
 
@@ -50,9 +50,9 @@ fn write<T: Tables>(
         let operation = write.operation.as_ref().ok_or(ApplyError::UnknownCommand)?;
         match put(context, (entry, token), &mut row, &write.key, operation)? {
             Put::Written | Put::IsThere => {}
-            Put::Differs => {
+            Put::Differs(found) => {
                 let key = write.key.clone();
-                context.applied.push(Applied::WriteRefused { entry, token, key });
+                context.applied.push(Applied::WriteRefused { entry, token, key, found });
             }
             Put::Full(bound) => {
                 let text = format!(
@@ -73,8 +73,8 @@ enum Put {
     Written,
     /// The same operation was already written.
     IsThere,
-    /// Another operation has this key.
-    Differs,
+    /// Another operation, of this kind, has this key.
+    Differs(JournalKind),
     /// There is no room; the exceeded limit.
     Full(String),
 }
@@ -90,7 +90,7 @@ fn put<T: Tables>(
     let (kind, fingerprint) = (operation.kind(), operation.fingerprint());
     if let Some(there) = context.tables.journal_row(entry, key)? {
         let is_same = (there.kind, there.fingerprint) == (kind, fingerprint);
-        return Ok(if is_same { Put::IsThere } else { Put::Differs });
+        return Ok(if is_same { Put::IsThere } else { Put::Differs(there.kind) });
     }
     let journal = row.journal_mut();
     let mut new = JournalRow { kind, fingerprint, run: journal.run, ..JournalRow::default() };

@@ -446,6 +446,7 @@ impl Partition {
         keep_lock: Option<EntryId>,
         effects: &mut Vec<PartitionEffect>,
     ) {
+        self.outbox_room.drop_waiting(token);
         let attempt = self.attempts.remove(token);
         let permit = attempt.and_then(|attempt| attempt.permit);
         if !self.stopping.over(token, permit, keep_lock) {

@@ -8,7 +8,7 @@ use forebay_messages::{
     VQueueHandle, VQueueId, VQueueName,
     actor::{LimiterMessage, Permits, VQueueMessage},
     command::{Decision, OutboxMessage},
-    journal::JournalKey,
+    journal::{JournalKey, JournalKind},
 };
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
         apply::{OperationFinished, Reply},
         read::JournalRead,
     },
-    KnownAttempt, TooLarge,
+    KnownAttempt, OutboxWait, TooLarge,
 };
 
 /// Answers to requests.
@@ -39,6 +39,8 @@ pub enum Answer {
     StorageFailed(String),
     /// The command does not fit into a record of the log: nothing was stored.
     TooLarge(TooLarge),
+    /// The calls and sends of an entry that wait for room in the outbox.
+    OutboxWaits(Vec<OutboxWait>),
 }
 
 /// An attempt that starts.
@@ -73,6 +75,8 @@ pub enum AttemptNews {
     WriteRefused {
         /// The key.
         key: JournalKey,
+        /// The operation that has it.
+        found: JournalKind,
     },
     /// It was not suspended: it continues.
     SuspendVoid,
@@ -238,6 +242,8 @@ pub enum PartitionEffect {
         /// In the order of their indexes.
         messages: Vec<Arc<OutboxMessage>>,
     },
+    /// Count the messages of the outbox by target; answered at once with `OutboxCounted`.
+    CountOutbox,
     /// Read when the first sleep ends; answered at once with `DueFound`.
     FindDue,
     /// Stop a handler. Its result is ignored; its stop is reported, and nothing of its entry or its

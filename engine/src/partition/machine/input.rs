@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use forebay_messages::{
-    AttemptToken, EntryId, EntryKey, Epoch, InboxSeq, Lsn, Outcome, PermitId, Record, ReplyId,
+    AttemptToken, EntryId, EntryKey, Epoch, InboxSeq, Lsn, Outcome, PermitId, Record, ReplyId, Run,
     Timestamp, VQueueHandle, VQueueId,
     actor::{AttemptEnd, Permits},
     command::{Command, JournalWrite, RetryPolicy, SuspendAttempt},
@@ -14,7 +14,7 @@ use crate::vqueue::Rest;
 
 use super::{
     super::apply::{Applied, Reply},
-    KnownAttempt, TooLarge,
+    KnownAttempt, OutboxCount, TooLarge,
 };
 
 /// The result of applying consecutive records, sent after their commit.
@@ -125,6 +125,8 @@ pub enum PartitionInput {
         entry: EntryId,
         /// The attempt.
         token: AttemptToken,
+        /// The run of the entry.
+        run: Run,
         /// The operations, in order.
         writes: Vec<JournalWrite>,
     },
@@ -135,6 +137,17 @@ pub enum PartitionInput {
     DueFound {
         /// When the first sleep ends.
         first: Option<Timestamp>,
+    },
+    /// Answer to `CountOutbox`.
+    OutboxCounted(OutboxCount),
+    /// Key ranges have other owners now.
+    Rerouted,
+    /// A request for the calls and sends of an entry that wait for room in the outbox.
+    AskOutbox {
+        /// The entry.
+        entry: EntryId,
+        /// The request to answer.
+        reply: ReplyId,
     },
     /// A handler stopped without an end; from the executor.
     Stopped {

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use forebay_messages::{
-    AttemptToken, EntryId, Timestamp,
+    AttemptToken, EntryId, Run, Timestamp,
     command::{
         AttemptWrites, Command, JournalWrite, Operation, OutboxMessage, Suspend, SuspendAttempt,
         WakeSleepers, WriteJournal,
@@ -136,9 +136,12 @@ impl Partition {
         effects: &mut Vec<PartitionEffect>,
     ) {
         match input {
-            PartitionInput::Journal { entry, token, writes } => {
-                self.on_journal((entry, token), writes, effects);
+            PartitionInput::Journal { entry, token, run, writes } => {
+                self.on_journal((entry, token, run), writes, effects);
             }
+            PartitionInput::OutboxCounted(count) => self.on_outbox_counted(count, effects),
+            PartitionInput::Rerouted => self.on_rerouted(effects),
+            PartitionInput::AskOutbox { entry, reply } => self.on_ask_outbox(entry, reply, effects),
             PartitionInput::Suspend(suspend) => self.on_suspend(suspend, effects),
             PartitionInput::DueFound { first } => self.on_due_found(now, first, effects),
             other => unreachable!("not about journals: {other:?}"),
@@ -148,22 +151,43 @@ impl Partition {
     /// An attempt handed in operations for its journal.
     fn on_journal(
         &mut self,
-        (entry, token): (EntryId, AttemptToken),
+        attempt: (EntryId, AttemptToken, Run),
         writes: Vec<JournalWrite>,
         effects: &mut Vec<PartitionEffect>,
     ) {
-        if self.is_own(token) {
-            self.journals.add(entry, token, writes);
+        let (entry, token, _) = attempt;
+        if !self.is_own(token) {
+            return;
+        }
+        let admitted = self.outbox_room.admit(attempt, writes);
+        if !admitted.is_empty() {
+            self.add_writes(entry, token, admitted);
             self.schedule_flush(effects);
         }
     }
 
+    /// Adds writes to the next record.
+    pub(super) fn add_writes(
+        &mut self,
+        entry: EntryId,
+        token: AttemptToken,
+        writes: Vec<JournalWrite>,
+    ) {
+        self.journals.add(entry, token, writes);
+    }
+
     /// An attempt only waits.
     fn on_suspend(&mut self, suspend: SuspendAttempt, effects: &mut Vec<PartitionEffect>) {
-        if self.is_own(suspend.token) {
-            self.journals.suspends.push(suspend);
-            self.schedule_flush(effects);
+        let SuspendAttempt { entry, token, .. } = suspend;
+        if !self.is_own(token) {
+            return;
         }
+        if self.outbox_room.makes_wait(token) {
+            // A call is not in the journal yet: nothing would wake it.
+            return self.tell_attempt(entry, token, AttemptNews::SuspendVoid, effects);
+        }
+        self.journals.suspends.push(suspend);
+        self.schedule_flush(effects);
     }
 
     /// Whether an attempt belongs to this leader and is not over.
@@ -179,6 +203,7 @@ impl Partition {
         for command in self.journals.records(self.bounds.room()) {
             self.propose(now, command, None, effects);
         }
+        self.outbox_room.proposed(self.next_seq);
     }
 
     /// Handles the effects of applied records on journals.
@@ -191,8 +216,8 @@ impl Partition {
             Applied::OperationFinished { entry, token, finished } => {
                 self.on_operation_finished(entry, token, finished, effects);
             }
-            Applied::WriteRefused { entry, token, key } => {
-                self.tell_attempt(entry, token, AttemptNews::WriteRefused { key }, effects);
+            Applied::WriteRefused { entry, token, key, found } => {
+                self.tell_attempt(entry, token, AttemptNews::WriteRefused { key, found }, effects);
             }
             Applied::SuspendVoid { entry, token } => {
                 self.tell_attempt(entry, token, AttemptNews::SuspendVoid, effects);
@@ -206,7 +231,11 @@ impl Partition {
                 }
             }
             Applied::SleepersWoken => self.find_due(effects),
-            Applied::OutboxAdded(message) => self.journals.added.push(message),
+            Applied::OutboxAdded(message) => {
+                self.outbox_room.added(&message);
+                self.journals.added.push(message);
+            }
+            Applied::OutboxRemoved { to } => self.outbox_room.removed(&to),
             other => unreachable!("not about journals: {other:?}"),
         }
     }
@@ -243,6 +272,7 @@ impl Partition {
         if !messages.is_empty() && self.phase.may_propose() {
             effects.push(PartitionEffect::OutboxAdded { messages });
         }
+        self.release_writes(effects);
     }
 
     /// Reads when the first sleep ends.

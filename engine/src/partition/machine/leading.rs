@@ -1,9 +1,9 @@
 //! Becoming leader, step by step as ordered by the supervisor, and stepping down.
 
 use forebay_messages::{
-    AttemptToken, EntryId, Epoch, Generation, PermitId, Timestamp,
+    AttemptToken, EntryId, Epoch, Generation, InboxSeq, Incarnation, PermitId, Timestamp,
     actor::Release,
-    command::{AnnounceLeader, Command},
+    command::{AnnounceLeader, BeginIncarnation, Command},
 };
 
 use crate::machine::Map;
@@ -128,6 +128,19 @@ impl Partition {
         }
     }
 
+    /// What the seed says about attempts whose process died, and about entries older than this
+    /// leadership.
+    pub(super) fn on_seeded_rows(
+        &mut self,
+        interrupted: Vec<(AttemptToken, u32)>,
+        last_seq: InboxSeq,
+    ) {
+        self.drain.set_interrupted(interrupted);
+        if self.waits_under != self.epoch {
+            (self.waits_under, self.waits_through) = (self.epoch, last_seq);
+        }
+    }
+
     pub(super) fn on_seeded(&mut self, permits: &[PermitId], effects: &mut Vec<PartitionEffect>) {
         let answers_late =
             permits.first().is_some_and(|permit| permit.incarnation <= self.seeding.incarnation);
@@ -175,10 +188,16 @@ impl Partition {
             return;
         }
         self.phase = Phase::Leading;
+        if self.config.incarnation > Incarnation::default() {
+            // Before anything that sends a message.
+            let command = BeginIncarnation { incarnation: self.config.incarnation };
+            self.propose(now, Command::BeginIncarnation(command), None, effects);
+        }
         for (command, reply) in std::mem::take(&mut self.held) {
             self.on_propose(now, command, reply, effects);
         }
         self.find_due(effects);
+        effects.push(PartitionEffect::CountOutbox);
         effects.push(PartitionEffect::StartShuffle);
         self.walk_if_drained(effects);
     }
@@ -220,6 +239,7 @@ impl Partition {
         self.seeding.end();
         self.drain.clear();
         self.journals.clear();
+        self.outbox_room.clear();
         effects.push(PartitionEffect::StopShuffle);
         // There may be many handlers, so waiters are answered first.
         self.answer_all(&Answer::LostLeadership, effects);

@@ -18,6 +18,7 @@
 mod attempts;
 mod backoff;
 mod bounds;
+mod config;
 mod drain;
 mod effect;
 mod ended;
@@ -26,6 +27,7 @@ mod input;
 mod journals;
 mod keys;
 mod leading;
+mod outbox;
 mod registry;
 mod sleepers;
 mod stopping;
@@ -35,17 +37,20 @@ mod waiting;
 
 pub use backoff::{RETRIES_AT_ONCE_MAX, RETRY_WAIT_MIN, backoff};
 pub use bounds::{CUT_MARK, DETAIL_LEN_MAX, ERROR_TEXT_LEN_MAX, TooLarge};
+pub use config::{
+    ACTIVE_VQUEUES_MAX, IDLE_VQUEUES_MAX, PartitionConfig, SLEEPERS_MAX, VQueueLimits,
+};
 pub use effect::{Answer, AttemptNews, PartitionEffect, RunAttempt};
 pub use ended::ENDS_PER_RECORD_MAX;
 pub use idle::IDLE_MS_MAX;
 pub use input::{AppendRefusal, AppliedBatch, EarlyStart, EntryState, PartitionInput};
 pub use leading::Phase;
+pub use outbox::{OutboxCount, OutboxWait};
 pub use stopping::KnownAttempt;
 pub use waiters::WAITERS_MAX;
 
 use forebay_messages::{
-    EntryId, Epoch, InboxSeq, Lsn, NodeId, PartitionKey, Producer, Record, RecordSeq, ReplyId,
-    Timestamp,
+    EntryId, Epoch, InboxSeq, Lsn, Producer, Record, RecordSeq, ReplyId, Timestamp,
     actor::{LimiterMessage, Release},
     command::{Command, Purge},
     record::LeaderSeq,
@@ -62,6 +67,7 @@ use idle::LruVQueues;
 use journals::Journals;
 use keys::record_keys;
 use leading::Seeding;
+use outbox::OutboxRoom;
 use registry::Registry;
 use sleepers::Sleepers;
 use stopping::Stopping;
@@ -71,14 +77,6 @@ use waiters::Waiters;
 pub const DECISIONS_PER_RECORD_MAX: usize = 512;
 /// Maximum number of vqueues activated in one step when a leader starts.
 pub const ACTIVATIONS_PER_STEP_MAX: usize = 256;
-/// Number of idle vqueues that a partition keeps active by default: about 12 MiB.
-pub const IDLE_VQUEUES_MAX: usize = 8_192;
-/// Number of vqueues of a partition with an actor, about 40 MiB; those with permits have one beyond
-/// that.
-pub const ACTIVE_VQUEUES_MAX: usize = 16_384;
-/// Number of cold vqueues whose wake-up a partition keeps in memory by default, about 10 MiB;
-/// vqueues that wake later are found again in time.
-pub const SLEEPERS_MAX: usize = 65_536;
 /// Interval between checks of a leader for expired results, in milliseconds.
 const PURGE_INTERVAL_MS: u64 = 30_000;
 /// Interval between reports to the log of the position up to which it may trim, while records are
@@ -86,44 +84,6 @@ const PURGE_INTERVAL_MS: u64 = 30_000;
 const REPORT_INTERVAL_MS: u64 = 1_000;
 /// Maximum number of commands that wait for the gate to open; further ones are refused as `Busy`.
 pub const HELD_MAX: usize = 16_384;
-
-/// Configuration of a replica.
-#[derive(Clone, Copy, Debug)]
-pub struct PartitionConfig {
-    /// The node of this replica.
-    pub node: NodeId,
-    /// First key of its range.
-    pub key_first: PartitionKey,
-    /// Last key of its range.
-    pub key_last: PartitionKey,
-    /// Whether a leader here starts entries; otherwise it only accepts commands.
-    pub dispatches: bool,
-    /// Limits of its vqueues in memory.
-    pub vqueues: VQueueLimits,
-    /// Largest record accepted by its log, in bytes as stored.
-    pub record_len_max: usize,
-}
-
-/// Limits of a partition's vqueues in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VQueueLimits {
-    /// With this many active, further vqueues that wait for a permit do so without an actor.
-    pub active_max: usize,
-    /// This many idle vqueues stay active, for at most [`IDLE_MS_MAX`].
-    pub idle_max: usize,
-    /// Number of cold vqueues with a future head whose time is kept; at least 1.
-    pub sleepers_max: usize,
-}
-
-impl Default for VQueueLimits {
-    fn default() -> Self {
-        Self {
-            active_max: ACTIVE_VQUEUES_MAX,
-            idle_max: IDLE_VQUEUES_MAX,
-            sleepers_max: SLEEPERS_MAX,
-        }
-    }
-}
 
 /// Messages that arrived too late or from an earlier incarnation, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -164,6 +124,7 @@ pub struct Partition {
     /// Cold vqueues whose head is not due.
     sleepers: Sleepers,
     journals: Journals,
+    outbox_room: OutboxRoom,
     /// All vqueues are being visited, page by page.
     is_walking: bool,
     /// The time for which the timer is set.
@@ -210,6 +171,7 @@ impl Partition {
             idle: LruVQueues::new(config.vqueues.idle_max),
             sleepers: Sleepers::new(config.vqueues.sleepers_max),
             journals: Journals::default(),
+            outbox_room: OutboxRoom::new(config.outbox_per_target_max),
             is_walking: false,
             wake_at: None,
             seeding: Seeding::default(),
@@ -381,6 +343,7 @@ impl Partition {
         let own = producer.filter(|own| own.epoch == self.epoch);
         let Some(own) = own else { return };
         self.drain.applied(own.seq);
+        self.outbox_room.applied(own.seq);
         let Some(to) = self.proposals.remove(&own.seq.0) else { return };
         let answer = match reply {
             Reply::Fenced => Answer::LostLeadership,
@@ -414,7 +377,8 @@ impl Partition {
             | Applied::SuspendVoid { .. }
             | Applied::SleepAdded { .. }
             | Applied::SleepersWoken
-            | Applied::OutboxAdded(_) => self.on_journal_applied(applied, effects),
+            | Applied::OutboxAdded(_)
+            | Applied::OutboxRemoved { .. } => self.on_journal_applied(applied, effects),
             Applied::VQueuePaused { vqueue, paused } => {
                 self.on_vqueue_paused(vqueue, paused, effects);
             }
@@ -513,7 +477,10 @@ impl Machine for Partition {
             }
             input @ (PartitionInput::Journal { .. }
             | PartitionInput::Suspend(_)
-            | PartitionInput::DueFound { .. }) => self.on_journal_input(now, input, effects),
+            | PartitionInput::DueFound { .. }
+            | PartitionInput::OutboxCounted(_)
+            | PartitionInput::Rerouted
+            | PartitionInput::AskOutbox { .. }) => self.on_journal_input(now, input, effects),
             PartitionInput::Stopped { token } => {
                 self.on_handler_gone(token, effects);
             }
@@ -532,10 +499,7 @@ impl Machine for Partition {
             PartitionInput::BeginSeed { epoch } => self.on_begin_seed(epoch, effects),
             PartitionInput::SeedSent { running, stopping, interrupted, last_seq } => {
                 self.on_seed_sent(running, stopping);
-                self.drain.set_interrupted(interrupted);
-                if self.waits_under != self.epoch {
-                    (self.waits_under, self.waits_through) = (self.epoch, last_seq);
-                }
+                self.on_seeded_rows(interrupted, last_seq);
             }
             PartitionInput::LimiterSeeded { permits } => self.on_seeded(&permits, effects),
             PartitionInput::Drain { epoch } => self.on_drain(now, epoch, effects),
@@ -567,6 +531,7 @@ impl Machine for Partition {
 
     fn check(&self) {
         self.waiters.check();
+        self.outbox_room.check();
         if !self.phase.has_limiter() {
             assert!(self.registry.is_empty(), "P4: no vqueue is active without a limiter");
             assert!(

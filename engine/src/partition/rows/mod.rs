@@ -383,4 +383,6 @@ pub enum FsmSlot {
     LatestRecordAt = 11,
     /// Incarnation of the outbox (u64).
     Incarnation = 12,
+    /// The routing table that all calls were last checked against (hash and next id, two u64).
+    CheckedTable = 13,
 }

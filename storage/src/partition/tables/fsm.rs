@@ -9,7 +9,7 @@ use forebay_engine::partition::rows::FsmSlot;
 use super::Table;
 
 /// All slots.
-const SLOTS: [FsmSlot; 12] = [
+const SLOTS: [FsmSlot; 13] = [
     FsmSlot::AppliedLsn,
     FsmSlot::InboxSeq,
     FsmSlot::OutboxSeq,
@@ -22,6 +22,7 @@ const SLOTS: [FsmSlot; 12] = [
     FsmSlot::LastRunAt,
     FsmSlot::LatestRecordAt,
     FsmSlot::Incarnation,
+    FsmSlot::CheckedTable,
 ];
 
 pub(crate) struct Fsm;
@@ -95,6 +96,8 @@ mod tests {
         6673000b
         000000000000012c
         6673000c
+        000000000000012c
+        6673000d
         000000000000012c
         ");
     }

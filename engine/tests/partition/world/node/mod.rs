@@ -22,11 +22,12 @@ use forebay_engine::{
         rows::Stage,
         store::{JournalRows, Rows},
     },
+    shuffle::Routes,
     vqueue::VQueue,
 };
 use forebay_messages::{
-    AttemptToken, EntryId, Epoch, Lsn, NodeId, PartitionKey, Producer, Record, ReplyId, Timestamp,
-    VQueueHandle, VQueueId, VQueueName,
+    AttemptToken, EntryId, Epoch, Incarnation, Lsn, NodeId, PartitionKey, Producer, Record,
+    ReplyId, Timestamp, VQueueHandle, VQueueId, VQueueName,
     actor::{Granted, LimiterMessage, RefillRequest, Seed, VQueueMessage},
     command::{Command, Decision},
 };
@@ -121,6 +122,8 @@ impl Node {
         let id = NodeId(u32::try_from(index).unwrap());
         let config = PartitionConfig {
             record_len_max: forebay_messages::record::RECORD_LEN_MAX,
+            incarnation: Incarnation::default(),
+            outbox_per_target_max: usize::MAX,
             node: id,
             key_first: PartitionKey(0),
             key_last: PartitionKey(u64::MAX),
@@ -206,6 +209,10 @@ impl Node {
             | PartitionEffect::StopShuffle
             | PartitionEffect::OutboxAdded { .. } => {}
             PartitionEffect::CheckExpired { until } => inputs.extend(self.find_expired(until)),
+            PartitionEffect::CountOutbox => {
+                let count = read::count_outbox(&self.replica.tables, Routes::default()).unwrap();
+                inputs.push_back(PartitionInput::OutboxCounted(count));
+            }
             PartitionEffect::FindDue => inputs.push_back(self.find_due()),
             PartitionEffect::TellAnnounced { .. }
             | PartitionEffect::TellQuiet { .. }
