@@ -75,5 +75,17 @@ planted 'applied taken for durable when the log is trimmed' \
     actors/src/partition/mod.rs 's/match self\.store\.durable_lsn\(\) \{/match self.store.applied_lsn() {/'
 planted 'a result that is too large is proposed' \
     $machine/bounds.rs 's/AttemptEnd::Success\(bytes\) if bytes\.len\(\) > self\.room\(\)/AttemptEnd::Success(bytes) if bytes.len() > self.room() \&\& false/'
+planted 'the outbox is truncated before the delivery is durable' \
+    engine/src/shuffle/mod.rs 's/=> self\.on_not_delivered\(now, target\)/=> self.on_delivered(target)/'
+planted 'the outbox index starts again with a new leader' \
+    engine/src/partition/state.rs 's/outbox_seq: RecordSeq\(fsm_number\(tables, FsmSlot::OutboxSeq\)\?\),/outbox_seq: RecordSeq(0),/'
+planted 'a suspended parent is not woken when the child ended first' \
+    $apply/suspend.rs 's/!all_pending\(context, attempt\)\?/false/'
+planted 'a result is returned before its row is written' \
+    src/journal/step.rs 's/ticket\.write_step\(outcome\);/ticket.write_step(outcome.clone());\n            return decode(\&ticket, outcome);/'
+planted 'a future is dropped when its suspension is proposed' \
+    $machine/journals.rs 's/self\.journals\.suspends\.push\(suspend\);/effects.push(PartitionEffect::Abort { entry, token });\n        self.journals.suspends.push(suspend);/'
+planted 'a late invocation makes its child after a cancel' \
+    $apply/deliver.rs 's/if let Some\(tombstone\) = context\.tables\.tombstone\(child\)\? \{/if let Some(tombstone) = context.tables.tombstone(child)?.filter(|_| false) {/'
 
 finish

@@ -79,7 +79,7 @@ pub(super) async fn ask(
 ) {
     loop {
         let answered = match ask {
-            Ask::Family(ask) => families::ask(ask, &runtime, plan.replaces_partitions()).await,
+            Ask::Family(ask) => families::ask(ask, &runtime, &plan, &journal).await,
             ref ask => once(ask, &runtime, &plan.specs, start, &journal, &now).await,
         };
         match answered {
@@ -256,6 +256,10 @@ pub(super) fn runtime(
     let mut builder = Runtime::builder().idle_vqueues_max(plan.idle_vqueues_max);
     if let Some(partitions) = partitions {
         builder = builder.partitions(partitions);
+    }
+    if incarnation.is_multiple_of(3) {
+        // Calls wait for the delivery of others.
+        builder = builder.outbox_per_target_max(2);
     }
     if incarnation.is_multiple_of(2) {
         // Most vqueues that wait for a permit have no actor.

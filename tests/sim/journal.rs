@@ -92,6 +92,8 @@ pub(super) struct Journal {
     pub(super) log: Vec<String>,
     pub(super) violations: Vec<String>,
     pub(super) families: Families,
+    /// Makes the next write of the log fail; absent in the calm at the end.
+    pub(super) log_fault: Option<Box<dyn Fn() + Send>>,
 }
 
 /// Shared by clients, handlers and the run.
@@ -120,6 +122,7 @@ impl Shared {
             log: Vec::new(),
             violations: Vec::new(),
             families: Families::default(),
+            log_fault: None,
         })))
     }
 
@@ -129,6 +132,13 @@ impl Shared {
 }
 
 impl Journal {
+    /// The next write of the log fails, and is not done.
+    pub(super) fn fail_next_write(&self) {
+        if let Some(fail) = &self.log_fault {
+            fail();
+        }
+    }
+
     pub(super) fn note(&mut self, now: Timestamp, text: impl std::fmt::Display) -> u64 {
         self.serial += 1;
         self.log.push(format!("{:>7} {text}", now.0 % 10_000_000));

@@ -6,6 +6,7 @@ mod explained;
 mod families;
 mod faults;
 mod journal;
+mod messages;
 mod plan;
 mod sizes;
 mod world;

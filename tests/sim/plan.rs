@@ -359,7 +359,7 @@ impl Plan {
         plan.events.extend(draw.pauses());
         // In a clear run only the entries of the plan use the limited scopes.
         if !is_clear {
-            let (families, events) = families::draw(seed);
+            let (families, events) = families::draw(seed, faults > 0);
             plan.families = families;
             plan.events.extend(events);
         }

@@ -8,7 +8,9 @@ use std::{
 
 use forebay::{
     PartitionId, Runtime, SharedLog, Stage, Timestamp,
-    testkit::{Disk, MachineClock, SeededRandom, Sim, SiteFaults, SiteId, TaskHandle, launch},
+    testkit::{
+        Disk, LogFault, MachineClock, SeededRandom, Sim, SiteFaults, SiteId, TaskHandle, launch,
+    },
 };
 use forebay_actors::sim::SimHost;
 
@@ -101,9 +103,12 @@ impl World {
         let shared = (plan.nodes > 1).then(|| sim.share(&disk));
         let replicas = (1..plan.nodes).map(|_| disk.replica().unwrap()).collect::<Vec<_>>();
         let nodes = std::iter::once(disk).chain(replicas);
-        let nodes = nodes.map(|disk| Node { disk, life: None, start_at: Some(0) }).collect();
+        let nodes: Vec<Node> =
+            nodes.map(|disk| Node { disk, life: None, start_at: Some(0) }).collect();
         let clock = sim.clock();
         let journal = Shared::new(&plan);
+        let failing = nodes[0].disk.clone();
+        journal.lock().log_fault = Some(Box::new(move || failing.log().plan(1, LogFault::Fail)));
         if let Some((site, _)) = &shared {
             sim.set_log_delay(*site, plan.log_delay_ms);
             sim.set_log_twice(*site, plan.log_twice);
@@ -167,6 +172,7 @@ impl World {
         // The last reports may still be in transit to the replicas.
         self.run_until(self.elapsed() + 3_000).await?;
         self.check_rows()?;
+        self.check_messages()?;
         self.check_trimmed().await
     }
 
@@ -397,6 +403,7 @@ impl World {
         if self.plan.replaces_partitions() {
             (0..self.nodes.len()).for_each(|index| self.with_clock(index, MachineClock::set_right));
         }
+        self.journal.lock().log_fault = None;
         for node in &mut self.nodes {
             node.disk.log().forget_plans();
             node.disk.faults().forget_plans();
@@ -417,15 +424,12 @@ impl World {
         }
     }
 
-    /// Clients wait for the ends of all families. A call whose partition was replaced may wait
-    /// permanently if its leader died meanwhile, so parents are canceled then.
+    /// Clients wait for the ends of all families.
     fn end_families(&mut self) {
         for number in 0..self.plan.families.len() {
-            let mut asks = vec![FamilyAsk::Resolve(number), FamilyAsk::End(number)];
-            if self.plan.replaces_partitions() {
-                asks.insert(0, FamilyAsk::Cancel(number));
+            for ask in [FamilyAsk::Resolve(number), FamilyAsk::End(number)] {
+                self.add(What::Ask(Ask::Family(ask)));
             }
-            asks.into_iter().for_each(|ask| self.add(What::Ask(Ask::Family(ask))));
         }
     }
 
@@ -491,7 +495,7 @@ impl World {
         let Some((_, first)) = self.nodes.iter().find_map(Node::up) else { return Ok(()) };
         for partition in first.node().partitions().ids() {
             let replayed = match disk.log().trimmed(partition).0 {
-                0 => Some(disk.replay(partition).map_err(|error| error.to_string())?),
+                0 => Some(disk.replay(partition).map_err(|error| error.to_string())?.digest),
                 _ => None,
             };
             let mut digests = Vec::new();

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use forebay_api::{PartitionView, ReplicaRole};
-use forebay_engine::leadership::Role;
-use forebay_messages::PartitionId;
+use forebay_engine::{leadership::Role, partition::store::JournalRows as _};
+use forebay_messages::{PartitionId, PartitionKey, RecordSeq};
 use forebay_storage::{log::LogStore, partition::Digest};
 
 use crate::{error::NodeError, peers::ReplicaRows, registry::Registry};
@@ -13,6 +13,8 @@ use super::{Inspect, query::role_view};
 
 /// Vqueues read at a time.
 const PAGE_LEN: usize = 1_024;
+/// Messages of an outbox in an answer.
+const OUTBOX_SHOWN_MAX: usize = 1_024;
 
 /// Adds the counts of its vqueues. Blocks.
 fn counted(replica: &ReplicaRows, mut view: PartitionView) -> Result<PartitionView, NodeError> {
@@ -107,5 +109,23 @@ impl Inspect {
     /// [`NodeError`].
     pub fn digest(&self, partition: PartitionId) -> Result<Digest, NodeError> {
         Ok(self.registry.replica(partition)?.rows.store.digest()?)
+    }
+
+    /// The indexes of messages of a partition that are not delivered yet, at most 1,024.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub fn outbox(&self, partition: PartitionId) -> Result<Vec<RecordSeq>, NodeError> {
+        let store = self.registry.replica(partition)?.rows.store;
+        let messages = store.outbox_after(None, OUTBOX_SHOWN_MAX)?;
+        Ok(messages.into_iter().map(|(index, _)| index).collect())
+    }
+
+    /// The partition that owns a key.
+    ///
+    /// # Errors
+    /// [`NodeError::NoPartition`].
+    pub fn owner(&self, key: PartitionKey) -> Result<PartitionId, NodeError> {
+        self.registry.route(key)
     }
 }

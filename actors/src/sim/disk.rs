@@ -1,12 +1,19 @@
 //! The storage of a simulated node: a log, metadata and rows that survive crashes.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use forebay_engine::partition::{apply::apply, state::PartitionState};
-use forebay_messages::{Lsn, PartitionId};
+use forebay_engine::partition::{
+    apply::{Applied, Reply, apply},
+    state::PartitionState,
+};
+use forebay_messages::{
+    Lsn, PartitionId, RecordSeq,
+    command::{Command, OutboxMessage},
+};
 use forebay_storage::{
     Fault, Medium,
     fault::{FaultLog, StoreFaults},
@@ -39,6 +46,17 @@ impl std::fmt::Debug for Disk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Disk")
     }
+}
+
+/// The result of replaying the log of a partition.
+#[derive(Clone, Debug)]
+pub struct Replayed {
+    /// Digest of the rows.
+    pub digest: Digest,
+    /// The messages that it put into its outbox, in order.
+    pub sent: Vec<Arc<OutboxMessage>>,
+    /// The indexes of the messages that it applied, by source and in order.
+    pub received: BTreeMap<PartitionId, Vec<RecordSeq>>,
 }
 
 /// Log, metadata and rows of a node.
@@ -110,17 +128,32 @@ impl Disk {
     ///
     /// # Errors
     /// [`NodeError`]; also when the log was trimmed.
-    pub fn replay(&self, partition: PartitionId) -> Result<Digest, NodeError> {
+    pub fn replay(&self, partition: PartitionId) -> Result<Replayed, NodeError> {
         let rows = Store::open(&self.path, &Medium::memory()?)?.partition(partition)?;
         let mut state = PartitionState::load(&rows)?;
+        let (mut sent, mut received) = (Vec::new(), BTreeMap::<_, Vec<RecordSeq>>::new());
         let mut next = Lsn(1);
         loop {
             let batch = self.log.inner().read(partition, next, REPLAY_RECORDS, usize::MAX)?;
-            let Some((last, _)) = batch.last() else { return Ok(rows.digest()?) };
+            let Some((last, _)) = batch.last() else {
+                return Ok(Replayed { digest: rows.digest()?, sent, received });
+            };
             let (last, mut changes, mut applied) = (*last, rows.begin()?, Vec::new());
             for (lsn, record) in &batch {
-                apply(&mut state, &mut changes, *lsn, record, &mut applied)?;
+                let reply = apply(&mut state, &mut changes, *lsn, record, &mut applied)?;
+                if let (Some(Command::Deliver(deliver)), Reply::Changed(count)) =
+                    (&record.command, reply)
+                {
+                    // Repeated messages are the first ones of a record.
+                    let indexes = deliver.messages.iter().map(|message| message.index);
+                    let repeated = deliver.messages.len().saturating_sub(count as usize);
+                    received.entry(deliver.source).or_default().extend(indexes.skip(repeated));
+                }
             }
+            sent.extend(applied.into_iter().filter_map(|applied| match applied {
+                Applied::OutboxAdded(message) => Some(message),
+                _ => None,
+            }));
             changes.commit(last)?;
             next = last.next();
         }

@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-pub use disk::Disk;
+pub use disk::{Disk, Replayed};
 pub use host::{SimHost, TaskHandle};
 pub use site::SiteFaults;
 
