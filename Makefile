@@ -4,7 +4,7 @@
 # measured binary is built with `dist`, which has link-time optimization (docs/decisions/0001).
 
 .DEFAULT_GOAL := help
-.PHONY: help run build install test test-long sim sim-long sim-consensus sim-consensus-disk sim-metadata bench bench-counts bench-whole bench-redis bench-etcd bench-steady bench-failover bench-million bench-calls check lint doc fmt clean-data tools
+.PHONY: help run build install test test-long sim sim-long sim-consensus sim-consensus-disk sim-metadata bench bench-counts bench-whole bench-redis bench-etcd bench-steady bench-failover bench-million bench-calls fuzz-http check lint doc fmt clean-data tools
 
 # Works in an emptied environment too: no HOME, no PATH.
 home := $(or $(HOME),$(shell getent passwd "$$(id -u)" 2>/dev/null | cut -d: -f6))
@@ -114,6 +114,10 @@ bench-million: tools ## a million vqueues, a vqueue with a million entries, a mi
 
 bench-calls: tools ## steps and calls beside plain entries, with 2, 8 and 64 partitions
 	cargo bench $(locked) --bench calls -- 15
+
+fuzz-http: tools ## generated requests to a real server: no server error, no undocumented answer
+	cargo build $(everything) --bin forebay
+	scripts/schemathesis "$(CARGO_TARGET_DIR)/release/forebay" "$(CARGO_TARGET_DIR)"
 
 check: lint ## what CI runs: lints, then tests
 	@$(MAKE) --no-print-directory test

@@ -48,6 +48,11 @@ pub mod cluster {
 pub mod control;
 mod environment;
 pub mod error;
+pub mod events {
+    //! Events of a runtime: the types returned by [`Runtime::events`](crate::Runtime::events).
+    pub use forebay_actors::events::{EVENTS_KEPT, EventStream, NextEvent};
+    pub use forebay_api::{Event, EventEntry, EventKind};
+}
 pub mod explain {
     //! Why entries wait: the types returned by [`Runtime::explain`](crate::Runtime::explain),
     //! [`Runtime::limits`](crate::Runtime::limits) and [`Rules::test`](crate::Rules::test).
@@ -58,7 +63,14 @@ pub mod explain {
     };
 }
 pub mod handler;
+#[cfg(feature = "http")]
+pub mod http;
 mod journal;
+pub mod metrics {
+    //! Numbers of a runtime: the types returned by
+    //! [`Runtime::metrics`](crate::Runtime::metrics).
+    pub use forebay_api::{LogMetrics, MetricsView, PartitionMetrics, WorkCounts};
+}
 mod operations;
 pub mod partitions;
 pub mod rules;

@@ -21,6 +21,8 @@ mod examples;
 mod failover;
 mod faults;
 mod handlers;
+mod http;
+mod http_client;
 mod in_flight;
 mod kit;
 mod kit_runtime;

@@ -8,6 +8,7 @@ use forebay_engine::{
         machine::{Answer, TooLarge},
     },
     rules::{BookVersion, ChangeError, DecodeBookError, DecodeHistoryError, RollbackError},
+    tokens::{DecodeTokensError, TokenError},
 };
 use forebay_messages::{
     EntryId, Lsn, PartitionId, PartitionKey,
@@ -37,6 +38,12 @@ pub enum NodeError {
     /// The stored aliases do not decode.
     #[error(transparent)]
     Aliases(#[from] DecodeAliasesError),
+    /// A token was refused.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The stored tokens do not decode.
+    #[error(transparent)]
+    Tokens(#[from] DecodeTokensError),
     /// There is no limit to change.
     #[error(
         "this process was started without a maximum number of running entries, so there is none \
@@ -324,7 +331,10 @@ impl NodeError {
             | Self::EntryEnded(_)
             | Self::PromiseSettled { .. }
             | Self::TooManyPromises(_) => ErrorKind::Refused,
-            Self::Alias(AliasError::Unknown { .. }) => ErrorKind::NotFound,
+            Self::Alias(AliasError::Unknown { .. }) | Self::Token(TokenError::Unknown(_)) => {
+                ErrorKind::NotFound
+            }
+            Self::Token(TokenError::Exists(_) | TokenError::TooMany) => ErrorKind::Refused,
             Self::Rules(error) => match error {
                 ChangeError::AlreadyExists { .. } | ChangeError::PreconditionFailed { .. } => {
                     ErrorKind::Conflict
@@ -339,6 +349,7 @@ impl NodeError {
             | Self::Rollback(_) => ErrorKind::NotFound,
             Self::HandlerExists(_)
             | Self::Alias(_)
+            | Self::Token(_)
             | Self::PartitionsMismatch { .. }
             | Self::NoPartitions
             | Self::RangeOverlaps { .. }
@@ -355,6 +366,7 @@ impl NodeError {
             Self::Open(_)
             | Self::Consensus(_)
             | Self::Aliases(_)
+            | Self::Tokens(_)
             | Self::Fault(_)
             | Self::Log(_)
             | Self::Metadata(_)

@@ -10,6 +10,7 @@ pub mod cluster;
 #[cfg(feature = "cluster")]
 pub mod consensus;
 pub mod error;
+pub mod events;
 pub mod executor;
 pub mod handlers;
 pub mod host;
@@ -21,6 +22,7 @@ pub mod rules;
 pub mod shell;
 #[cfg(feature = "testkit")]
 pub mod sim;
+pub mod tokens;
 
 mod capacity;
 mod down;

@@ -10,10 +10,11 @@ use std::{
 };
 
 use dashmap::DashMap;
+use forebay_api::Event;
 use forebay_engine::{
     leadership::{LeadershipInput, Role},
     limiter::{CapacityMode, Limiter},
-    partition::machine::{Answer, Partition, PartitionInput, Phase},
+    partition::machine::{Answer, Partition, PartitionInput, Phase, WorkCounts},
     shuffle::{Routes, ShuffleInput},
 };
 use forebay_messages::{
@@ -32,6 +33,7 @@ use crate::{
     cluster::SharedLog,
     down::Down,
     error::NodeError,
+    events::{Events, role_event},
     host::Host,
     peers::ReplicaRows,
     rules::known::RuleBooks,
@@ -62,6 +64,8 @@ pub struct PartitionGauges {
     pub stale: u64,
     /// Attempts of earlier leaders are being returned.
     pub is_draining: bool,
+    /// What it counted while it led.
+    pub counts: WorkCounts,
 }
 
 /// Assigns epochs.
@@ -113,6 +117,7 @@ pub(crate) struct Registry {
     /// Maximum size of a record in the log, in bytes as stored.
     pub(crate) record_len_max: usize,
     pub(crate) rule_books: RuleBooks,
+    pub(crate) events: Arc<Events>,
     /// Services with waiting entries and without a handler.
     pub(crate) unserved: Unserved,
     /// Locked while a rule book is changed, so that this node does not race with itself.
@@ -179,6 +184,7 @@ impl Registry {
             incarnation,
             record_len_max,
             rule_books: RuleBooks::default(),
+            events: Arc::default(),
             unserved: Unserved::default(),
             rules_changing: tokio::sync::Mutex::default(),
             table: RwLock::new(table),
@@ -396,10 +402,14 @@ impl Registry {
     }
 
     pub(crate) fn report_role(&self, partition: PartitionId, role: Role) {
+        let kind = role_event(partition, &role);
         self.status.send_modify(|status| {
             let before = status.get(&partition).and_then(|status| status.stopped.clone());
             status.insert(partition, PartitionStatus { role, stopped: before });
         });
+        if self.events.has_readers() {
+            self.events.publish(Event { at: self.clock.now().0, kind });
+        }
     }
 
     /// Its actors are running (again); it follows.
@@ -500,6 +510,7 @@ impl Registry {
             waiting_vqueues: machine.waiting_vqueues(),
             stale: stale.vqueue + stale.attempt,
             is_draining: machine.is_draining(),
+            counts: machine.counts(),
         };
         if *reported == Some(gauges) {
             return;

@@ -11,13 +11,16 @@ mod bytes_view;
 mod cluster;
 mod details;
 mod entries;
+mod event;
 mod explain;
 mod limits;
+mod metrics;
 mod queues;
 mod request;
 mod rules;
 mod snapshot;
 mod status;
+mod token;
 mod tree;
 
 pub use act::{ActView, NotChangedView, SkippedView, Target};
@@ -31,10 +34,12 @@ pub use entries::{
     EntryCount, EntryCursor, EntryFilter, EntryOutcome, EntryPage, EntryView, FilterError,
     LISTED_BYTES_MAX, PAGE_ENTRIES_MAX,
 };
+pub use event::{Event, EventEntry, EventKind};
 pub use explain::{
     BlockView, ExplainView, GovernedView, HOLDERS_MAX, HolderView, RankView, Reason,
 };
 pub use limits::LimitView;
+pub use metrics::{LogMetrics, MetricsView, PartitionMetrics, WorkCounts};
 pub use queues::{ServiceCounts, UnservedView, VQueueView};
 pub use request::{Request, Response};
 pub use rules::{
@@ -42,4 +47,5 @@ pub use rules::{
 };
 pub use snapshot::{SnapshotFileView, SnapshotPartitionView, SnapshotView};
 pub use status::{JobsView, NodeView, PartitionView, ReplicaRole, StatusView};
+pub use token::{TokenRole, TokenView};
 pub use tree::{TREE_ENTRIES_MAX, TreeEntryView, TreeView, WAITS_SHOWN_MAX};

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ActView, AliasView, BookView, EntryCount, EntryCursor, EntryDetails, EntryFilter, EntryView,
     ExplainView, JobsView, LimitView, NodeView, PartitionView, RuleEdit, RulesImpact,
-    ServiceCounts, SnapshotView, Target, TreeView, VQueueView,
+    ServiceCounts, SnapshotView, Target, TokenRole, TokenView, TreeView, VQueueView,
 };
 
 /// A request to a data directory.
@@ -150,6 +150,22 @@ pub enum Request {
         /// The handler's name; absent removes the alias.
         handler: Option<String>,
     },
+    /// The tokens for the HTTP server.
+    Tokens,
+    /// Adds a token.
+    TokenCreate {
+        /// Its name.
+        name: String,
+        /// What it allows.
+        role: TokenRole,
+        /// SHA-256 of its text, in hexadecimal: the text stays with the client.
+        sha256: String,
+    },
+    /// Removes a token: it is refused from then on.
+    TokenRevoke {
+        /// Its name.
+        name: String,
+    },
     /// The state of the partitions.
     Partitions,
     /// Lead a partition.
@@ -199,6 +215,7 @@ impl Request {
             | Self::RulesHistory { .. }
             | Self::RulesTest { .. }
             | Self::Aliases
+            | Self::Tokens
             | Self::Partitions => true,
             Self::Jobs { running_max } => running_max.is_none(),
             Self::Act { dry_run, .. } => *dry_run,
@@ -206,6 +223,8 @@ impl Request {
             | Self::RulePause { .. }
             | Self::RulesRollback { .. }
             | Self::AliasSet { .. }
+            | Self::TokenCreate { .. }
+            | Self::TokenRevoke { .. }
             | Self::Resolve { .. }
             | Self::RestartFrom { .. }
             | Self::Lead { .. }
@@ -239,6 +258,9 @@ impl Request {
             | Self::RulesRollback { .. }
             | Self::Aliases
             | Self::AliasSet { .. }
+            | Self::Tokens
+            | Self::TokenCreate { .. }
+            | Self::TokenRevoke { .. }
             | Self::Partitions
             | Self::Lead { .. } => false,
         }
@@ -345,6 +367,11 @@ pub enum Response {
         /// By service.
         aliases: Vec<AliasView>,
     },
+    /// To `Tokens`, and to changes of them.
+    Tokens {
+        /// By name.
+        tokens: Vec<TokenView>,
+    },
     /// To `Snapshot`.
     Snapshot {
         /// The contents of the snapshot.
@@ -407,6 +434,14 @@ mod tests {
             (act(EntryAction::Redrive), acted(r#""redrive""#)),
             (act(EntryAction::Restart), acted(r#""restart""#)),
             (Request::Status, r#"{"ask":"status"}"#.to_owned()),
+            (
+                Request::TokenCreate {
+                    name: "ci".to_owned(),
+                    role: TokenRole::Write,
+                    sha256: "00".to_owned(),
+                },
+                r#"{"ask":"token_create","name":"ci","role":"write","sha256":"00"}"#.to_owned(),
+            ),
             (
                 Request::Limits { scope: Some("a".to_owned()), in_parts: true },
                 r#"{"ask":"limits","scope":"a","in_parts":true}"#.to_owned(),

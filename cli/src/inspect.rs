@@ -75,6 +75,7 @@ async fn open(global: &Global, request: &Request) -> Result<Control, AskError> {
     let makes_one = match request {
         Request::RuleSet { change, .. } => !change.delete && change.disabled.is_none(),
         Request::RulePause { paused, .. } => *paused,
+        Request::TokenCreate { .. } => true,
         _ => false,
     };
     if makes_one && !global.data_dir.exists() {

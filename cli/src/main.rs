@@ -25,8 +25,10 @@ pub(crate) mod logging;
 mod output;
 mod partitions;
 mod runs;
+mod serve;
 mod show;
 mod snapshot;
+mod token;
 mod top;
 
 use std::{ffi::OsString, io, path::Path, process::ExitCode, time::Duration};
@@ -78,6 +80,8 @@ fn dispatch(cli: Cli) -> ExitCode {
         }
         Command::Runs => return run_runs(&global),
         Command::Top => return run_top(&global),
+        Command::Serve(args) => return run_serve(&global, args),
+        Command::Token(args) => return run_token(&global, args),
         Command::Node(args) => return run_node(&global, args),
         Command::Cluster(args) => return run_cluster(&global, args),
         Command::Output(args) => return run_output(&global, args),
@@ -116,6 +120,22 @@ fn run_top(global: &Global) -> ExitCode {
     match on_tokio(|| top::top(global)) {
         Ok(Ok(exit)) => end(exit),
         Ok(Err(error)) => fail(&error),
+        Err(error) => fail(&error),
+    }
+}
+
+fn run_serve(global: &Global, args: &args::ServeArgs) -> ExitCode {
+    logging::start(global.log, io::stderr);
+    match on_tokio(|| serve::run(global, args)) {
+        Ok(served) => done(served),
+        Err(error) => fail(&error),
+    }
+}
+
+fn run_token(global: &Global, args: &args::TokenArgs) -> ExitCode {
+    logging::start(global.log, io::stderr);
+    match on_tokio(|| token::run(global, args)) {
+        Ok(ran) => done(ran),
         Err(error) => fail(&error),
     }
 }

@@ -16,6 +16,7 @@ pub mod metadata;
 pub mod partition;
 pub mod rules;
 pub mod shuffle;
+pub mod tokens;
 pub mod vqueue;
 
 pub use machine::Machine;

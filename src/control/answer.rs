@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, path::Path, time::Duration};
 
 use forebay_actors::{
-    error::NodeError,
+    error::{ErrorKind, NodeError},
     inspect::VQueueFilter,
     node::Node,
     snapshot::{FileSum, Manifest, PartitionSum},
@@ -16,15 +16,16 @@ use forebay_engine::{
     },
 };
 use forebay_messages::{PartitionId, rule::Pattern};
+use thiserror::Error;
 
 use super::{
     AliasView, BookView, JobsView, NodeView, Request, Response, RuleEdit, RuleView,
-    SnapshotFileView, SnapshotPartitionView, SnapshotView, act::act, calls,
+    SnapshotFileView, SnapshotPartitionView, SnapshotView, act::act, calls, tokens,
 };
 
 /// Answers a request on a node.
 pub async fn answer(node: &Node, request: Request) -> Response {
-    match try_answer(node, request).await {
+    match answer_or_refuse(node, request).await {
         Ok(response) => response,
         Err(refusal) => refuse(refusal),
     }
@@ -42,6 +43,7 @@ pub(super) fn refuse(refusal: Refused) -> Response {
                     | NodeError::Rollback(_)
                     | NodeError::Filter(_)
                     | NodeError::Alias(_)
+                    | NodeError::Token(_)
                     | NodeError::PromiseName { .. }
             );
             Response::Error { message: error.to_string(), usage }
@@ -60,7 +62,38 @@ impl From<NodeError> for Refused {
     }
 }
 
-async fn try_answer(node: &Node, request: Request) -> Result<Response, Refused> {
+/// A request was refused, or failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// The request makes no sense.
+    #[error("{0}")]
+    BadInput(String),
+    /// The runtime refused.
+    #[error(transparent)]
+    Node(#[from] crate::error::NodeError),
+}
+
+impl RequestError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::BadInput(_) => ErrorKind::BadInput,
+            Self::Node(error) => error.kind(),
+        }
+    }
+}
+
+/// As [`answer`], with an error that has a kind.
+pub(crate) async fn try_answer(node: &Node, request: Request) -> Result<Response, RequestError> {
+    answer_or_refuse(node, request).await.map_err(|refused| match refused {
+        Refused::Usage(text) => RequestError::BadInput(text),
+        Refused::Node(error) => RequestError::Node(error.into()),
+    })
+}
+
+async fn answer_or_refuse(node: &Node, request: Request) -> Result<Response, Refused> {
     let inspect = node.inspect();
     Ok(match request {
         Request::Status => Response::Status { node: status(node).await? },
@@ -116,6 +149,9 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refused> 
         Request::Aliases => aliases(&node.handlers().aliases().await?),
         Request::AliasSet { service, handler } => {
             aliases(&node.handlers().set_alias(&service, handler.as_deref()).await?)
+        }
+        request @ (Request::Tokens | Request::TokenCreate { .. } | Request::TokenRevoke { .. }) => {
+            tokens::answer(node, request).await?
         }
         Request::Snapshot { to } => snapshot(node, &to).await?,
         Request::Partitions => partitions(node).await?,

@@ -15,15 +15,20 @@ mod pages;
 mod parts;
 mod server;
 mod socket;
+mod tokens;
 
-pub use answer::{answer, snapshot_view};
+pub(crate) use answer::try_answer;
+pub use answer::{RequestError, answer, snapshot_view};
 pub use client::{Control, ControlError};
 pub use pages::Pages;
 pub(crate) use server::{Backend, Server};
+#[cfg(feature = "http")]
+pub(crate) use tokens::role_view;
 
 pub use forebay_api::{
     ActView, AliasView, BookView, JobsView, NodeView, NotChangedView, Request, Response, RuleEdit,
     RuleView, SkippedView, SnapshotFileView, SnapshotPartitionView, SnapshotView, Target,
+    TokenRole, TokenView,
 };
 
 use std::time::Duration;

@@ -1,9 +1,11 @@
 //! The runtime: one node of forebay inside the application's process.
 
+mod batch;
 mod builder;
 mod calls;
 #[cfg(feature = "cluster")]
 mod cluster;
+mod observe;
 mod weak;
 
 use std::{
@@ -39,6 +41,7 @@ use crate::{
     rules::Rules,
 };
 
+pub use batch::EachEnqueued;
 pub use builder::{Builder, PARTITIONS_MAX, THREADS_MAX};
 pub use weak::WeakRuntime;
 

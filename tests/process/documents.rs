@@ -7,12 +7,12 @@ use crate::place::Place;
 const COMMANDS: &str = include_str!("../../docs/commands.md");
 const EXEC: &str = include_str!("../../docs/exec.md");
 /// Separates the outputs of two commands.
-const MARK: &str = "--- next ---";
+pub(super) const MARK: &str = "--- next ---";
 /// Stands for variable text.
 const ANYTHING: char = '…';
 
 /// The commands of a document's sessions, each with its expected output.
-fn sessions(text: &str) -> Vec<(String, Vec<String>)> {
+pub(super) fn sessions(text: &str) -> Vec<(String, Vec<String>)> {
     let mut commands: Vec<(String, Vec<String>)> = Vec::new();
     let mut is_session = false;
     for line in text.lines() {
@@ -46,7 +46,7 @@ fn line_matches(line: &str, expected: &str) -> bool {
 
 /// Whether the lines match the expected ones; a line of only variable text matches any number of
 /// lines.
-fn lines_match(printed: &[&str], expected: &[String]) -> bool {
+pub(super) fn lines_match(printed: &[&str], expected: &[String]) -> bool {
     match (printed, expected) {
         ([], []) => true,
         (_, [any, rest @ ..]) if *any == ANYTHING.to_string() => {

@@ -22,6 +22,7 @@ mod progress;
 mod resume;
 mod rules;
 mod runs;
+mod serve;
 mod signals;
 mod snapshot;
 mod top;

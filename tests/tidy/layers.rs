@@ -1,5 +1,5 @@
-//! Allowed dependencies: `messages <- engine <- storage <- actors <- forebay <- cli`, and
-//! `messages <- api <- actors`.
+//! Allowed dependencies: `messages <- engine <- storage <- actors <- forebay <- cli`,
+//! `messages <- api <- actors`, and `api <- http <- forebay`.
 //!
 //! Must always hold: every crate of the workspace has a layer here; a crate without one is a
 //! complaint, so that a new crate cannot be missed.
@@ -92,6 +92,12 @@ const QUEUES_AND_TERMINALS: &[&str] = &[
     "tracing-subscriber",
 ];
 
+const ACTORS_AND_STORES: &[&str] =
+    &["actix*", "clap*", "comfy-table", "indicatif", "rocksdb", "tracing-subscriber"];
+/// With the feature `http`, the library names axum's router.
+const STORES_AND_TERMINALS_ONLY: &[&str] =
+    &["clap*", "comfy-table", "indicatif", "rocksdb", "tracing-subscriber"];
+
 /// Crates of the command line. A program that embeds `forebay` must not build them, not even
 /// indirectly.
 const COMMAND_LINE: &[&str] = &[
@@ -117,7 +123,21 @@ pub(super) fn command_line_in_library(tree: &str) -> Vec<String> {
         .collect()
 }
 
-const LAYERS: [Layer; 8] = [
+/// Crates of the HTTP server. A program that embeds `forebay` without the feature `http` must not
+/// build them, not even indirectly.
+const SERVER: &[&str] =
+    &["axum*", "forebay-http", "http*", "hyper*", "prometheus-client", "sha2", "tower*", "utoipa*"];
+
+/// Reports every crate of the HTTP server in `tree`, as [`command_line_in_library`].
+pub(super) fn server_in_library(tree: &str) -> Vec<String> {
+    let names = tree.lines().filter_map(|line| line.split_whitespace().next());
+    names
+        .filter(|name| SERVER.iter().any(|pattern| matches(pattern, name)))
+        .map(|name| format!("a program that embeds forebay without `http` builds {name}"))
+        .collect()
+}
+
+const LAYERS: [Layer; 9] = [
     Layer { name: "forebay-messages", below: &[], forbidden: IMPURE },
     Layer { name: "forebay-engine", below: &["forebay-messages"], forbidden: IMPURE },
     Layer { name: "forebay-api", below: &["forebay-messages"], forbidden: IMPURE },
@@ -139,6 +159,12 @@ const LAYERS: [Layer; 8] = [
         ],
         forbidden: STORES_AND_TERMINALS,
     },
+    // A runtime is a port here, so that the library can have this crate as a feature.
+    Layer {
+        name: "forebay-http",
+        below: &["forebay-messages", "forebay-api"],
+        forbidden: ACTORS_AND_STORES,
+    },
     Layer {
         name: "forebay",
         below: &[
@@ -148,8 +174,9 @@ const LAYERS: [Layer; 8] = [
             "forebay-net",
             "forebay-storage",
             "forebay-actors",
+            "forebay-http",
         ],
-        forbidden: STORES_AND_TERMINALS,
+        forbidden: STORES_AND_TERMINALS_ONLY,
     },
     Layer {
         name: "forebay-cli",
@@ -160,6 +187,7 @@ const LAYERS: [Layer; 8] = [
             "forebay-net",
             "forebay-storage",
             "forebay-actors",
+            "forebay-http",
             "forebay",
         ],
         forbidden: &["rocksdb"],
@@ -262,6 +290,13 @@ mod tests {
             ["a program that embeds forebay builds clap_lex"]
         );
         assert!(command_line_in_library("forebay v0.1.0\nsignal-hook-registry v1.4.0").is_empty());
+    }
+
+    #[test]
+    fn a_crate_of_the_server_in_the_library_is_refused() {
+        let tree = "forebay v0.1.0 (/checkout)\nbytes v1.0.0\nhttp-body v1.0.0\n";
+        let said = "a program that embeds forebay without `http` builds http-body";
+        assert_eq!(server_in_library(tree), [said]);
     }
 
     #[test]

@@ -100,6 +100,7 @@ fn embedding_brings_no_crate_of_the_command_line() {
     assert!(output.status.success(), "cargo {arguments}: {stderr}");
     assert!(tree.starts_with("forebay v") && tree.contains("\ntokio v"), "{tree}");
     hold("forebay embeds without its command line", &layers::command_line_in_library(&tree));
+    hold("forebay embeds without its server", &layers::server_in_library(&tree));
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod explain;
 mod holdups;
 mod impact;
 mod list;
+mod metrics;
 pub(crate) mod query;
 mod queues;
 mod tree;

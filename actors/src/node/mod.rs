@@ -35,6 +35,7 @@ use crate::{
     access::Access,
     cluster::SharedLog,
     error::NodeError,
+    events::EventStream,
     executor::Executor,
     handlers::Handlers,
     host::{FaultPlan, Spawned},
@@ -42,6 +43,7 @@ use crate::{
     log_writer::TrimLog,
     registry::Registry,
     rules::Rules,
+    tokens::TokenTable,
 };
 
 pub use crate::table::KeyRange;
@@ -117,6 +119,7 @@ pub struct Node {
     rules: Arc<Rules>,
     inspect: Inspect,
     handlers: Handlers,
+    tokens: TokenTable,
     partitions: Arc<Partitions>,
     executor: Arc<Executor>,
     log_store: Arc<dyn LogStore>,
@@ -168,6 +171,19 @@ impl Node {
     #[must_use]
     pub fn handlers(&self) -> &Handlers {
         &self.handlers
+    }
+
+    /// Its tokens for the HTTP server.
+    #[must_use]
+    pub fn tokens(&self) -> &TokenTable {
+        &self.tokens
+    }
+
+    /// Its events from now on. Reading them costs two reads of rows for each attempt that starts
+    /// and each entry that ends.
+    #[must_use]
+    pub fn events(&self) -> EventStream {
+        self.registry.events.subscribe()
     }
 
     /// Its partitions, and their leaders.

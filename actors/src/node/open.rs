@@ -32,6 +32,7 @@ use crate::{
     rules::Rules,
     shell::{Clock, SteadyClock},
     table::PartitionTable,
+    tokens::TokenTable,
 };
 
 use super::{
@@ -358,6 +359,7 @@ impl Node {
         );
         Self {
             handlers: Handlers::new(Arc::clone(&registry), Arc::clone(&executor)),
+            tokens: TokenTable::new(Arc::clone(&registry)),
             registry,
             access,
             rules,

@@ -4,6 +4,7 @@
 //! hold: a batch is committed before the machine sees its consequences.
 
 pub(crate) mod dropped;
+mod events;
 pub(crate) mod limiter;
 pub(crate) mod links;
 pub(crate) mod refill;
@@ -122,6 +123,7 @@ impl PartitionPerformer {
         }
         self.progress.store(last.0, Ordering::Release);
         self.keep_time();
+        self.publish(cx.now);
         cx.feed_back(PartitionInput::Applied(AppliedBatch {
             last,
             replies,

@@ -14,6 +14,7 @@ mod inspect;
 mod jobs;
 mod partitions;
 mod rules;
+mod serve;
 mod upkeep;
 mod values;
 
@@ -38,6 +39,7 @@ pub(crate) use inspect::{EntriesArgs, EntryArgs, OutputArgs, QueryCommand, Queue
 pub(crate) use jobs::JobsArgs;
 pub(crate) use partitions::{PartitionsArgs, PartitionsCommand};
 pub(crate) use rules::{PauseTarget, RuleArg, RuleTarget, RulesArgs, RulesCommand};
+pub(crate) use serve::{ServeArgs, TokenArgs, TokenCommand};
 pub(crate) use upkeep::{BenchArgs, CompletionsArgs, SnapshotArgs, SnapshotCommand, TrimLogArg};
 pub(crate) use values::{BackoffArg, ConcurrencyArg, DelimiterArg, RateArg, ValueError};
 
@@ -94,6 +96,8 @@ pub(crate) enum Command {
     Partitions(PartitionsArgs),
     Alias(AliasArgs),
     Snapshot(SnapshotArgs),
+    Serve(ServeArgs),
+    Token(TokenArgs),
     Node(NodeArgs),
     Cluster(ClusterArgs),
     Bench(BenchArgs),

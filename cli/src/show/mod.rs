@@ -8,6 +8,7 @@ mod entries;
 pub(crate) mod format;
 mod rules;
 mod status;
+mod tokens;
 mod work;
 
 use forebay::control::{Request, Response};
@@ -16,6 +17,7 @@ use super::ask_error::AskError;
 
 pub(super) use entries::{next_of, work};
 pub(super) use rules::allowed;
+pub(crate) use tokens::token_table;
 pub(crate) use work::{command_line, safe};
 
 /// Prints the parts of an answer as they arrive.
@@ -76,6 +78,7 @@ pub(crate) fn json(response: &Response) -> Result<String, AskError> {
         Response::RulesHistory { books, .. } => serde_json::to_string(books),
         Response::RulesTest { impact } => serde_json::to_string(impact),
         Response::Aliases { aliases } => serde_json::to_string(aliases),
+        Response::Tokens { tokens } => serde_json::to_string(tokens),
         Response::Snapshot { manifest } => serde_json::to_string(manifest),
         Response::Partitions { partitions } => serde_json::to_string(partitions),
         Response::Acted { report } => serde_json::to_string(report),
@@ -103,6 +106,7 @@ fn as_text(response: &Response) -> Result<String, AskError> {
         Response::RulesHistory { books, .. } => rules::history(books),
         Response::RulesTest { impact } => super::explain::impact(impact),
         Response::Aliases { aliases } => super::alias::alias_table(aliases),
+        Response::Tokens { tokens } => token_table(tokens),
         Response::Snapshot { manifest } => super::snapshot::as_text(manifest),
         Response::Partitions { partitions } => super::partitions::partition_table(partitions),
         Response::Entries { .. }

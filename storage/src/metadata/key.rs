@@ -87,6 +87,12 @@ impl MetaKey {
         Self(Cow::Borrowed("aliases"))
     }
 
+    /// Tokens for the HTTP server.
+    #[must_use]
+    pub const fn tokens() -> Self {
+        Self(Cow::Borrowed("tokens"))
+    }
+
     /// The identity of this node.
     #[must_use]
     pub const fn node_id() -> Self {

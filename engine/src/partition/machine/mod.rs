@@ -19,6 +19,7 @@ mod attempts;
 mod backoff;
 mod bounds;
 mod config;
+mod counts;
 mod drain;
 mod effect;
 mod ended;
@@ -40,6 +41,7 @@ pub use bounds::{CUT_MARK, DETAIL_LEN_MAX, ERROR_TEXT_LEN_MAX, TooLarge};
 pub use config::{
     ACTIVE_VQUEUES_MAX, IDLE_VQUEUES_MAX, PartitionConfig, SLEEPERS_MAX, VQueueLimits,
 };
+pub use counts::{StaleCounts, WorkCounts};
 pub use effect::{Answer, AttemptNews, PartitionEffect, RunAttempt};
 pub use ended::ENDS_PER_RECORD_MAX;
 pub use idle::IDLE_MS_MAX;
@@ -84,17 +86,6 @@ const PURGE_INTERVAL_MS: u64 = 30_000;
 const REPORT_INTERVAL_MS: u64 = 1_000;
 /// Maximum number of commands that wait for the gate to open; further ones are refused as `Busy`.
 pub const HELD_MAX: usize = 16_384;
-
-/// Messages that arrived too late or from an earlier incarnation, by kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StaleCounts {
-    /// From vqueues of an earlier generation.
-    pub vqueue: u64,
-    /// About attempts that are not known any more.
-    pub attempt: u64,
-    /// From limiters that were replaced.
-    pub limiter: u64,
-}
 
 /// The machine of a partition replica.
 #[derive(Debug)]
@@ -147,6 +138,7 @@ pub struct Partition {
     purge_due: Timestamp,
     report_due: Timestamp,
     stale: StaleCounts,
+    counts: WorkCounts,
 }
 
 impl Partition {
@@ -185,6 +177,7 @@ impl Partition {
             purge_due: Timestamp::default(),
             report_due: Timestamp::default(),
             stale: StaleCounts::default(),
+            counts: WorkCounts::default(),
         }
     }
 
@@ -212,6 +205,12 @@ impl Partition {
     #[must_use]
     pub fn stale(&self) -> StaleCounts {
         self.stale
+    }
+
+    /// What it counted while it led.
+    #[must_use]
+    pub fn counts(&self) -> WorkCounts {
+        self.counts
     }
 
     /// Number of active vqueues.
@@ -342,6 +341,8 @@ impl Partition {
     ) {
         let own = producer.filter(|own| own.epoch == self.epoch);
         let Some(own) = own else { return };
+        // Only a leader proposes, so replayed records are not counted.
+        self.counts.replied(&reply);
         self.drain.applied(own.seq);
         self.outbox_room.applied(own.seq);
         let Some(to) = self.proposals.remove(&own.seq.0) else { return };
@@ -359,7 +360,12 @@ impl Partition {
         effects: &mut Vec<PartitionEffect>,
     ) {
         match applied {
-            Applied::Finished { entry, outcome } => self.answer_waiters(entry, &outcome, effects),
+            Applied::Finished { entry, outcome } => {
+                if self.phase == Phase::Leading {
+                    self.counts.finished(&outcome);
+                }
+                self.answer_waiters(entry, &outcome, effects);
+            }
             Applied::LeaderAnnounced { node, epoch } => {
                 self.yield_to(epoch, effects);
                 effects.push(PartitionEffect::TellAnnounced { node, epoch });
@@ -382,7 +388,10 @@ impl Partition {
             Applied::VQueuePaused { vqueue, paused } => {
                 self.on_vqueue_paused(vqueue, paused, effects);
             }
-            other => self.on_attempt_applied(other, effects),
+            other => {
+                self.counts.started += u64::from(matches!(other, Applied::Started { .. }));
+                self.on_attempt_applied(other, effects);
+            }
         }
     }
 
