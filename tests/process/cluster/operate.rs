@@ -78,7 +78,8 @@ fn leadership_is_transferred_and_drained_nodes_do_not_lead() {
     cluster.ask(0, &["transfer", "metadata", "x"]).expect_refused(&["x is no member", "a, b, c"]);
     cluster.ask(0, &["transfer", "other", "a"]).expect_refused(&["there is no log `other`"]);
 
-    cluster.ask(leader, &["drain", &second]).expect(0, &["leads nothing"]);
+    let drained = cluster.ask(leader, &["drain", &second]).expect(0, &[]).text();
+    assert_eq!(drained, format!("{second} leads nothing\n"));
     cluster.ask(leader, &["drain", &first]).expect(0, &[]);
     for at in 0..3 {
         cluster.until_status("the last one leads", at, |status| {
@@ -95,7 +96,7 @@ fn leadership_is_transferred_and_drained_nodes_do_not_lead() {
     assert_eq!(cluster.put(one, "key", "value"), 1);
     cluster.start(two);
     cluster.until_status("it leads again", two, |status| status["group"]["role"] == "leader");
-    cluster.ask(one, &["undrain", &first]).expect(0, &["may lead"]);
+    cluster.ask(one, &["undrain", &first]).expect(0, &[]);
     cluster.ask(one, &["drain", "x"]).expect_refused(&["there is no node x"]);
 }
 

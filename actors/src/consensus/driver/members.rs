@@ -124,7 +124,8 @@ impl Driver {
         }
         let members = &self.group.segment().members;
         let Some(member) = members.iter().find(|member| member.name == to) else {
-            let names: Vec<_> = members.iter().map(|member| member.name.to_string()).collect();
+            let mut names: Vec<_> = members.iter().map(|one| one.name.to_string()).collect();
+            names.sort_unstable();
             let text = format!("{to} is no member: the members are {}", names.join(", "));
             return NodeAnswer::Refused(text.into());
         };
