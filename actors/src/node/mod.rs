@@ -48,6 +48,7 @@ use crate::{
 
 pub use crate::table::KeyRange;
 pub use open::OpenedDir;
+#[cfg(feature = "cluster")]
 pub(crate) use open::cores;
 pub use partitions::Partitions;
 
