@@ -4,7 +4,7 @@
 # measured binary is built with `dist`, which has link-time optimization (docs/decisions/0001).
 
 .DEFAULT_GOAL := help
-.PHONY: help run build install test test-long sim sim-long sim-consensus sim-consensus-disk sim-metadata bench bench-counts bench-whole bench-redis bench-etcd bench-steady bench-failover bench-million bench-calls fuzz-http check lint doc fmt clean-data tools
+.PHONY: help run build install test test-long mutants sim sim-long sim-consensus sim-consensus-disk sim-metadata bench bench-counts bench-whole bench-redis bench-etcd bench-steady bench-failover bench-million bench-calls fuzz-http check lint doc fmt clean-data tools
 
 # Works in an emptied environment too: no HOME, no PATH.
 home := $(or $(HOME),$(shell getent passwd "$$(id -u)" 2>/dev/null | cut -d: -f6))
@@ -59,6 +59,17 @@ test-long: export FOREBAY_TEST_LONG := 1
 test-long: export PROPTEST_CASES := 20000
 test-long: export NEXTEST_PROFILE := long
 test-long: test ## the same tests with many more cases and rounds
+
+# The named tests are quick, and models are slow: a mutant that survives the first is run with
+# TESTS= before it is judged (docs/testing-mutations.md).
+MODULE ?= limiter
+TESTS ?= --skip model --skip scale
+
+mutants: tools ## cargo-mutants over MODULE=limiter, inbox, vqueue, shuffle or partition/apply; FILE=... for one file
+	@cargo mutants --version >/dev/null 2>&1 || cargo install --locked cargo-mutants
+	cargo mutants --package forebay-engine --file '$(or $(FILE),engine/src/$(MODULE)/**/*.rs)' \
+		--cargo-arg=--lib --cargo-arg=--test=$(firstword $(subst /, ,$(MODULE))) \
+		--output "$(CARGO_TARGET_DIR)" -- -- $(TESTS)
 
 sim: tools ## whole nodes under SEEDS=1000 fresh seeds; SEED=n: from that one on (alone, without SEEDS)
 	$(if $(SEED),FOREBAY_SIM_SEED=$(SEED)) $(if $(SEEDS)$(SEED),$(if $(SEEDS),FOREBAY_SIM_SEEDS=$(SEEDS)),FOREBAY_SIM_SEEDS=1000) \

@@ -34,7 +34,7 @@ impl Bucket {
         bucket
     }
 
-    /// Whether this bucket has the given rate.
+    /// Whether this bucket has the given rate. Setting it again would change nothing.
     pub(super) fn has_rate(&self, rate: Rate) -> bool {
         self.rate == normal(rate)
     }
@@ -147,6 +147,23 @@ mod tests {
         bucket.take(2, Timestamp(0));
         bucket.put(1, Timestamp(0));
         assert_eq!(bucket.tokens(Timestamp(0)), 1);
+    }
+
+    #[test]
+    fn a_changed_rate_keeps_the_fraction_of_a_token() {
+        let mut bucket = Bucket::new(Rate { tokens: 1, period_ms: 100, burst: 10 }, Timestamp(0));
+        bucket.take(8, Timestamp(0));
+        bucket.set_rate(Rate { tokens: 1, period_ms: 10, burst: 10 }, Timestamp(50));
+        bucket.take(2, Timestamp(50));
+        assert_eq!(bucket.next_token(Timestamp(50)), Timestamp(55), "half a token was there");
+    }
+
+    #[test]
+    fn a_bucket_is_dry_since_its_last_token_was_taken() {
+        let mut bucket = Bucket::new(Rate { tokens: 1, period_ms: 100, burst: 2 }, Timestamp(0));
+        bucket.take(1, Timestamp(3));
+        bucket.take(1, Timestamp(7));
+        assert_eq!(bucket.dry_since(), Timestamp(7));
     }
 
     /// Regression: changing a rate multiplied the credit by the new period, which overflowed.
