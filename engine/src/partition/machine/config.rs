@@ -38,7 +38,7 @@ pub struct PartitionConfig {
 pub struct VQueueLimits {
     /// With this many active, further vqueues that wait for a permit do so without an actor.
     pub active_max: usize,
-    /// This many idle vqueues stay active, for at most [`IDLE_MS_MAX`].
+    /// This many idle vqueues stay active, for at most [`IDLE_MS_MAX`](super::IDLE_MS_MAX).
     pub idle_max: usize,
     /// Number of cold vqueues with a future head whose time is kept; at least 1.
     pub sleepers_max: usize,
