@@ -171,7 +171,7 @@ where
     }
 }
 
-/// What a part of a path is called.
+/// The name of a kind of path part, for errors.
 pub(crate) trait Named {
     /// In an error.
     const WHAT: &'static str;
