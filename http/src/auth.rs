@@ -90,8 +90,8 @@ impl Server {
         })
     }
 
-    /// The host that the request is for. An unknown name is refused: it may be the name of a foreign
-    /// site that now resolves to this machine (DNS rebinding). A numeric address is safe.
+    /// The host that the request is for. An unknown name is refused: it may be the name of a
+    /// foreign site that now resolves to this machine (DNS rebinding). A numeric address is safe.
     fn host(&self, headers: &HeaderMap, target: Option<&Authority>) -> Result<Authority, Problem> {
         let header = headers.get(header::HOST).and_then(|host| host.to_str().ok());
         let host = match (target, header) {
