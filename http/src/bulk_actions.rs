@@ -73,7 +73,7 @@ impl BulkActions {
         })
     }
 
-    /// The state of one, for as long as it is remembered.
+    /// The state of an action, until it is dropped from memory.
     pub(crate) fn state(&self, id: u64) -> Result<watch::Receiver<BulkState>, Problem> {
         self.with(|_, all| all.get(&id).map(|known| known.state.clone())).ok_or_else(|| {
             Problem::new(Code::NotFound, format!("there is no action {id} (any more)"))

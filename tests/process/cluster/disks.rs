@@ -94,7 +94,7 @@ fn a_joiner_gets_a_state_of_20_mib_while_the_others_serve() {
     crate::place::say(&format!("20 MiB joined after {:?}, with {writes} writes", began.elapsed()));
     let status = cluster.status(2).unwrap();
     assert!(status["group"]["state_bytes"].as_u64() > Some(20 << 20), "{status:#}");
-    // The copy is what is left when another one is lost.
+    // With node 0 dead, reads need the copy of the node that joined.
     cluster.kill(0);
     for key in [0, LARGE_KEYS - 1] {
         let answer = ask(&cluster.socket(2), &get(&format!("large/{key}"), CALL), CALL);

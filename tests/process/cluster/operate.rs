@@ -1,4 +1,4 @@
-//! Operating a cluster: who leads, what happened, dead members, other machines.
+//! Operating a cluster: leadership, events, dead members, commands from other machines.
 
 use super::*;
 
@@ -184,7 +184,7 @@ fn a_status_has_what_an_operator_and_a_program_need() {
     other.more = vec!["--log".to_owned(), "info".to_owned()];
     other.start_all();
     other.ask(0, &["provision"]).expect(0, &[]);
-    until("the log says who leads", || {
+    until("the log names the leader", || {
         let log = other.process(0).stderr();
         let is_it = |line: &str| line.contains("this node leads") && line.contains("segment=");
         log.lines().any(is_it).then_some(())

@@ -18,7 +18,7 @@ use super::upkeep;
 
 /// The name of the metadata among the logs.
 const METADATA_LOG: &str = "metadata";
-/// Pause between two looks at who leads.
+/// Interval between checks for a known leader.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Longest wait of one request for something new; it is asked for again.
 const WATCH_TIME_MAX: Duration = Duration::from_secs(30);
@@ -87,7 +87,7 @@ pub(super) async fn answer(shared: &Arc<Shared>, request: ClusterRequest) -> Clu
     }
 }
 
-/// Requests that change nodes or who leads.
+/// Requests that change nodes or the leadership.
 async fn change_nodes(
     shared: &Arc<Shared>,
     metadata: &Metadata,
