@@ -1,4 +1,4 @@
-//! What the commands of the cluster print.
+//! The output of the cluster commands.
 
 use std::fmt::Write as _;
 
