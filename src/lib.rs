@@ -53,6 +53,7 @@ pub mod events {
     pub use forebay_actors::events::{EVENTS_KEPT, EventStream, NextEvent};
     pub use forebay_api::{Event, EventEntry, EventKind};
 }
+pub mod executor;
 pub mod explain {
     //! Why entries wait: the types returned by [`Runtime::explain`](crate::Runtime::explain),
     //! [`Runtime::limits`](crate::Runtime::limits) and [`Rules::test`](crate::Rules::test).
@@ -99,6 +100,7 @@ pub use error::{
     ActError, EncodeError, EnqueueError, ErrorKind, NodeError, PromiseError, ResultError,
     RuntimeError,
 };
+pub use executor::{Executor, ExecutorOptions};
 pub use forebay_actors::log_writer::TrimLog;
 pub use forebay_actors::{access::ActReport, cluster::SharedLog, node::Candidacy};
 pub use forebay_api::{

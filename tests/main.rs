@@ -18,6 +18,7 @@ mod cut_short;
 mod embed;
 mod embed_cluster;
 mod examples;
+mod executors;
 mod failover;
 mod faults;
 mod handlers;

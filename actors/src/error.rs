@@ -32,6 +32,9 @@ pub enum NodeError {
          runtime is shut down)"
     )]
     HandlerExists(String),
+    /// An executor with this id is announced.
+    #[error("an executor with the lease id {0} is announced here: it must end first")]
+    ExecutorExists(u64),
     /// An alias was refused.
     #[error(transparent)]
     Alias(#[from] AliasError),
@@ -348,6 +351,7 @@ impl NodeError {
             | Self::UnknownEntry(_)
             | Self::Rollback(_) => ErrorKind::NotFound,
             Self::HandlerExists(_)
+            | Self::ExecutorExists(_)
             | Self::Alias(_)
             | Self::Token(_)
             | Self::PartitionsMismatch { .. }

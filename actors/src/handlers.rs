@@ -18,7 +18,7 @@ use forebay_storage::metadata::{
 
 use crate::{
     error::NodeError,
-    executor::{Changed, Executor, Handler},
+    executor::{Changed, Executor, ExternalExecutor, ExternalOptions, Handler},
     registry::Registry,
     shell::World,
 };
@@ -28,7 +28,7 @@ const TRIES_MAX: usize = 16;
 
 impl Registry {
     /// The set of services with a handler has changed.
-    fn services_changed(&self, executor: &Executor, changed: Changed) {
+    pub(crate) fn services_changed(&self, executor: &Executor, changed: Changed) {
         if changed == Changed::default() {
             return;
         }
@@ -137,6 +137,19 @@ impl Handlers {
         let changed = added.ok_or_else(|| NodeError::HandlerExists(service.to_owned()))?;
         self.registry.services_changed(&self.executor, changed);
         Ok(())
+    }
+
+    /// Announces an executor beside the handlers, without services.
+    ///
+    /// # Errors
+    /// [`NodeError::ExecutorExists`] when its id is in use, and [`NodeError::ShutDown`].
+    pub fn announce(&self, options: ExternalOptions) -> Result<ExternalExecutor, NodeError> {
+        self.registry.check_up()?;
+        let announced = ExternalExecutor::announce(&self.registry, &self.executor, options);
+        announced.ok_or_else(|| match self.registry.check_up() {
+            Err(down) => down,
+            Ok(()) => NodeError::ExecutorExists(options.lease_id.unwrap_or_default()),
+        })
     }
 
     /// The aliases: services served by handlers with other names. Cancel-safe.

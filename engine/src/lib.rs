@@ -8,6 +8,7 @@
 pub mod aliases;
 pub mod cluster;
 pub mod consensus;
+pub mod executors;
 pub mod inbox;
 pub mod leadership;
 pub mod limiter;

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span, level_filters::LevelFilter};
 
 use super::{
-    AttemptContext, Cancel, Handler, HandlerFuture, Means, Pulse, SNOOZE_MIN,
+    AttemptContext, Cancel, Handler, HandlerFuture, INTERRUPTIONS_MAX, Means, Pulse, SNOOZE_MIN,
     running::{AttemptKey, Guard},
 };
 
@@ -31,9 +31,27 @@ use super::{
 pub(super) struct Prepared {
     pub(super) run: RunAttempt,
     pub(super) payload: Bytes,
-    pub(super) handler: Arc<dyn Handler>,
+    pub(super) runner: Runner,
     pub(super) cancel: Cancel,
     pub(super) guard: Guard,
+}
+
+/// What runs an attempt.
+pub(super) enum Runner {
+    /// A handler of this process.
+    Handler(Arc<dyn Handler>),
+    /// An executor that announced its service.
+    External,
+}
+
+impl Runner {
+    /// Number of interruptions after which an entry is a dead letter.
+    pub(super) fn interruptions_max(&self) -> u32 {
+        match self {
+            Self::Handler(handler) => handler.interruptions_max().max(1),
+            Self::External => INTERRUPTIONS_MAX,
+        }
+    }
 }
 
 /// The future of an attempt; it completes for any kind of end.
@@ -46,7 +64,10 @@ impl Prepared {
 
     /// Built by the thread that polls it, so that its memory is close to that thread.
     pub(super) fn begin(self) -> AttemptFuture {
-        let Self { run, payload, handler, cancel, guard } = self;
+        let Self { run, payload, runner, cancel, guard } = self;
+        let Runner::Handler(handler) = runner else {
+            unreachable!("attempts of other executors are not polled here");
+        };
         Box::pin(async move {
             // Dropped last, after everything of the handler.
             let mut guard = guard;

@@ -6,6 +6,7 @@
 
 mod attempt;
 mod cancel;
+mod external;
 mod handlers;
 mod heartbeat;
 mod journals;
@@ -31,7 +32,7 @@ use forebay_messages::{AttemptToken, EntryId, Timestamp, VQueueName, actor::Atte
 
 use crate::{host::Host, shell::Ref, table::KeyRange};
 
-use attempt::Prepared;
+use attempt::{Prepared, Runner};
 use handlers::Handlers;
 use running::{Running, Shared};
 use starter::Batch;
@@ -39,6 +40,7 @@ use starter::Batch;
 pub(crate) use handlers::Changed;
 
 pub use cancel::Cancel;
+pub use external::{Assignment, AttemptGone, ExternalExecutor, ExternalOptions};
 pub use heartbeat::Pulse;
 pub use journals::{Journals, Listen};
 
@@ -170,7 +172,7 @@ impl Executor {
     /// Whether this node can run entries of a service.
     #[must_use]
     pub fn has_handler(&self, service: &str) -> bool {
-        self.shared.means.handlers.has(service)
+        self.shared.means.handlers.has(service) || self.shared.external.serves(service)
     }
 
     /// Adds the handler of a service; `None` if the service has a handler of its own name.
@@ -222,9 +224,10 @@ impl Executor {
         self.shared.hand_over(attempts, to);
     }
 
-    /// Drops every handler.
+    /// Drops every handler, and every attempt of another executor.
     pub fn abort_all(&self) {
         self.shared.abort_range(None);
+        self.shared.external.close();
     }
 
     /// Registers an attempt. `None` when there is no handler: its end was reported.
@@ -235,14 +238,19 @@ impl Executor {
         reply_to: Ref<PartitionInput>,
     ) -> Option<Prepared> {
         let (entry, token) = (run.entry, run.token);
-        let Some(handler) = self.shared.means.handlers.get(&run.name.service) else {
-            tracing::debug!(service = %run.name.service, %entry, "the service lost its handler");
-            let ended = AttemptEnd::Snooze { wait: NO_HANDLER_SNOOZE };
-            reply_to.send(PartitionInput::Ended { entry, token, ended });
-            return None;
+        // A handler of this process comes first.
+        let runner = match self.shared.means.handlers.get(&run.name.service) {
+            Some(handler) => Runner::Handler(handler),
+            None if self.shared.external.serves(&run.name.service) => Runner::External,
+            None => {
+                tracing::debug!(service = %run.name.service, %entry, "the service lost its handler");
+                let ended = AttemptEnd::Snooze { wait: NO_HANDLER_SNOOZE };
+                reply_to.send(PartitionInput::Ended { entry, token, ended });
+                return None;
+            }
         };
         // The limit was unknown when the deaths were counted if the handler was added later.
-        if run.interrupted > 0 && run.interrupted >= handler.interruptions_max().max(1) {
+        if run.interrupted > 0 && run.interrupted >= runner.interruptions_max() {
             let message = interrupted_text(run.interrupted).into();
             let ended = AttemptEnd::DeadLetter { message };
             reply_to.send(PartitionInput::Ended { entry, token, ended });
@@ -251,7 +259,7 @@ impl Executor {
         let (name, cancel) = (Arc::clone(&run.name), Cancel::default());
         let running = Running::new(name, cancel.clone(), reply_to);
         let guard = self.shared.register((entry, token), running);
-        Some(Prepared { run, payload, handler, cancel, guard })
+        Some(Prepared { run, payload, runner, cancel, guard })
     }
 }
 
@@ -266,7 +274,12 @@ impl Execute for Executor {
         let mut attempts = Vec::with_capacity(runs.len());
         for (run, payload) in runs {
             let prepared = self.prepare(run, payload, reply_to.clone());
-            attempts.extend(prepared.and_then(|prepared| self.shared.admit(prepared)));
+            match prepared {
+                Some(Prepared { runner: Runner::External, .. }) => {
+                    prepared.into_iter().for_each(|prepared| self.shared.run(prepared));
+                }
+                _ => attempts.extend(prepared.and_then(|prepared| self.shared.admit(prepared))),
+            }
         }
         if !attempts.is_empty() {
             Batch::start(Arc::clone(&self.shared), attempts);
@@ -294,7 +307,10 @@ impl Execute for Executor {
     }
 
     fn interruptions_max(&self, service: &str) -> u32 {
-        let handler = self.shared.means.handlers.get(service);
-        handler.map_or(u32::MAX, |handler| handler.interruptions_max().max(1))
+        match self.shared.means.handlers.get(service) {
+            Some(handler) => handler.interruptions_max().max(1),
+            None if self.shared.external.serves(service) => INTERRUPTIONS_MAX,
+            None => u32::MAX,
+        }
     }
 }

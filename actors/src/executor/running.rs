@@ -24,7 +24,8 @@ use tokio::sync::Notify;
 
 use super::{
     Cancel, Listen, Means,
-    attempt::{AttemptFuture, Prepared},
+    attempt::{AttemptFuture, Prepared, Runner},
+    external::External,
     journals::Notifications,
     wakeup_timer::{Waiting, WakeupTimer},
 };
@@ -101,6 +102,8 @@ pub(super) struct Shared {
     pub(super) host: Host,
     /// Number of threads that poll spawned futures.
     pub(super) threads: usize,
+    /// The executors beside the handlers.
+    pub(super) external: External,
     wakeup_timer: Arc<WakeupTimer>,
     running: DashMap<AttemptKey, Running, FxBuildHasher>,
     /// Number of registered attempts whose end was not reported yet.
@@ -119,6 +122,7 @@ impl Shared {
             means,
             threads: host.pollers(),
             host,
+            external: External::default(),
             wakeup_timer: Arc::default(),
             running: DashMap::default(),
             alive: AtomicUsize::new(0),
@@ -199,10 +203,13 @@ impl Shared {
         }
     }
 
-    /// Spawns an attempt as its own task, as soon as it may start.
+    /// Starts an attempt, as soon as it may start: as its own task, or with its executor.
     pub(super) fn run(&self, prepared: Prepared) {
         if let Some(prepared) = self.admit(prepared) {
-            self.spawn(prepared);
+            match prepared.runner {
+                Runner::Handler(_) => self.spawn(prepared),
+                Runner::External => self.external.assign(prepared),
+            }
         }
     }
 
@@ -238,6 +245,8 @@ impl Shared {
         if let Some(mut running) = self.running.get_mut(&key) {
             running.is_canceled = true;
             running.cancel.cancel();
+            drop(running);
+            self.external.stop(key);
         }
     }
 
@@ -268,8 +277,9 @@ impl Shared {
         // Dropping the futures takes the locks held here.
         drop(running);
         drop(never_started);
-        if let Some(task) = task {
-            task.abort();
+        match task {
+            Some(task) => task.abort(),
+            None => self.external.stop(key),
         }
     }
 
@@ -278,6 +288,7 @@ impl Shared {
         let keys: Vec<_> = self.running.iter().map(|running| *running.key()).collect();
         let is_meant = |key: &AttemptKey| range.is_none_or(|range| is_in(range, key));
         keys.into_iter().filter(is_meant).for_each(|key| self.abort(key));
+        self.external.drop_range(range);
     }
 
     /// Number of running attempts with entries in a range.

@@ -38,6 +38,13 @@ pub enum AttemptEnd {
         /// Why.
         message: ByteString,
     },
+    /// Its executor was lost, or stopped without an end: the entry returns to its inbox, and the
+    /// attempt does not count.
+    GivenBack {
+        /// If the loss was not planned: the number of such losses after which the entry is a dead
+        /// letter. 0: it was planned.
+        interrupted: u32,
+    },
     /// It ended its run, or cannot continue it.
     Run(AfterRun),
     /// It stopped because it was asked to.

@@ -127,7 +127,7 @@ pub struct Decision {
 }
 
 /// Executor of an attempt, if it is not the leading process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Message)]
 pub struct ExecutorId {
     /// The node.
     #[bilrost(1)]

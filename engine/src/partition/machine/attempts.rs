@@ -14,6 +14,7 @@ use crate::machine::Map;
 use super::{
     super::apply::Applied,
     Partition, backoff,
+    drain::hand_back,
     effect::PartitionEffect,
     ended::{self, End},
     input::EarlyStart,
@@ -544,6 +545,9 @@ impl Partition {
                 interrupted: 0,
                 keeps_failure: true,
             }),
+            AttemptEnd::GivenBack { interrupted } => {
+                End::Retry(RetryAttempt { interrupted, ..hand_back(entry, token) })
+            }
             AttemptEnd::Run(then) => End::Run(EndRun { entry, token, then: Some(then) }),
             AttemptEnd::Snooze { wait } => End::Retry(RetryAttempt {
                 entry,
@@ -559,37 +563,6 @@ impl Partition {
         };
         self.attempts.ended.push(end);
         self.schedule_flush(effects);
-    }
-
-    /// Proposes that attempts return to their inboxes.
-    pub(super) fn hand_back(
-        &mut self,
-        now: Timestamp,
-        attempts: Vec<(EntryId, AttemptToken)>,
-        effects: &mut Vec<PartitionEffect>,
-    ) {
-        let back = attempts.into_iter().map(|(entry, token)| {
-            let interrupted = self.drain.interruptions_max(token);
-            End::Retry(RetryAttempt { interrupted, ..hand_back(entry, token) })
-        });
-        for command in ended::records(back.collect(), self.bounds.room()) {
-            self.propose(now, command, None, effects);
-        }
-    }
-}
-
-/// The leader changes: an attempt that has not ended returns to its inbox.
-fn hand_back(entry: EntryId, token: AttemptToken) -> RetryAttempt {
-    RetryAttempt {
-        entry,
-        token,
-        reason: RetryReason::LeaderChange,
-        run_at: Timestamp::default(),
-        message: Default::default(),
-        detail: Default::default(),
-        heeds_cancel: false,
-        interrupted: 0,
-        keeps_failure: false,
     }
 }
 

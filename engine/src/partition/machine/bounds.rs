@@ -123,7 +123,8 @@ impl Bounds {
             AttemptEnd::Run(then) => AttemptEnd::Run(self.bounded_run(then)),
             other @ (AttemptEnd::Success(_)
             | AttemptEnd::Snooze { .. }
-            | AttemptEnd::DeadLetter { .. }) => other,
+            | AttemptEnd::DeadLetter { .. }
+            | AttemptEnd::GivenBack { .. }) => other,
         }
     }
 

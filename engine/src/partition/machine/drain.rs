@@ -7,11 +7,18 @@
 
 use std::collections::VecDeque;
 
-use forebay_messages::{AttemptToken, EntryId, Epoch, RecordSeq, Timestamp, VQueueId};
+use forebay_messages::{
+    AttemptToken, EntryId, Epoch, RecordSeq, Timestamp, VQueueId,
+    command::{RetryAttempt, RetryReason},
+};
 
 use crate::machine::Map;
 
-use super::{ENDS_PER_RECORD_MAX, KnownAttempt, Partition, Phase, effect::PartitionEffect};
+use super::{
+    ENDS_PER_RECORD_MAX, KnownAttempt, Partition, Phase,
+    effect::PartitionEffect,
+    ended::{self, End},
+};
 
 /// Maximum number of records with returning attempts that are proposed but not applied.
 const HAND_BACKS_IN_FLIGHT_MAX: usize = 4;
@@ -153,5 +160,36 @@ impl Partition {
         if self.phase == Phase::Leading && self.config.dispatches && self.drain.is_over() {
             self.walk(effects);
         }
+    }
+
+    /// Proposes that attempts return to their inboxes.
+    pub(super) fn hand_back(
+        &mut self,
+        now: Timestamp,
+        attempts: Vec<(EntryId, AttemptToken)>,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        let back = attempts.into_iter().map(|(entry, token)| {
+            let interrupted = self.drain.interruptions_max(token);
+            End::Retry(RetryAttempt { interrupted, ..hand_back(entry, token) })
+        });
+        for command in ended::records(back.collect(), self.bounds.room()) {
+            self.propose(now, command, None, effects);
+        }
+    }
+}
+
+/// The leader changes: an attempt that has not ended returns to its inbox.
+pub(super) fn hand_back(entry: EntryId, token: AttemptToken) -> RetryAttempt {
+    RetryAttempt {
+        entry,
+        token,
+        reason: RetryReason::LeaderChange,
+        run_at: Timestamp::default(),
+        message: Default::default(),
+        detail: Default::default(),
+        heeds_cancel: false,
+        interrupted: 0,
+        keeps_failure: false,
     }
 }
