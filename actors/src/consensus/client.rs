@@ -254,15 +254,15 @@ impl Metadata {
         }
     }
 
-    /// Asks this node, then the leader that it names, until one answers. A leader that this node
-    /// does not reach is asked through another one.
+    /// Asks the known leader or this node, then the leader that it names, until one answers. A
+    /// leader that this node does not reach is asked through another one.
     async fn call(
         &self,
         request: &NodeRequest,
         deadline: Instant,
     ) -> Result<Call, MetadataCallError> {
         let is_change = matches!(request, NodeRequest::Change(_));
-        let (mut may_be_done, mut target, mut turn) = (false, Target::Here, 0);
+        let (mut may_be_done, mut target, mut turn) = (false, self.first(), 0);
         let mut last = "no leader is known".to_owned();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -294,6 +294,14 @@ impl Metadata {
                 answer => return Ok(Call { answer, may_be_done }),
             }
             tokio::time::sleep_until((Instant::now() + PAUSE).min(deadline)).await;
+        }
+    }
+
+    /// Where to ask first. This node's group would only name the known leader.
+    pub(super) fn first(&self) -> Target {
+        match self.shared.leader() {
+            Some(leader) => self.towards(leader.as_str(), &Target::Here, 0),
+            None => Target::Here,
         }
     }
 
@@ -355,7 +363,8 @@ impl Metadata {
 }
 
 /// Where a request is sent.
-enum Target {
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Target {
     Here,
     /// The leader, or a node that may know it.
     Node(NodeName),

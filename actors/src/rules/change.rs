@@ -7,9 +7,9 @@ use forebay_engine::{
     rules::{BookVersion, History, MAX_RULES_PER_BOOK, RuleBook, RuleChange, check_supported},
 };
 use forebay_messages::{PartitionId, record::RECORD_ROOM};
-use forebay_storage::metadata::MetadataError;
+use forebay_storage::metadata::{MetadataError, MetadataStore};
 
-use crate::error::NodeError;
+use crate::{error::NodeError, shell::Clock};
 
 use super::{Rules, stored};
 
@@ -108,8 +108,6 @@ impl Rules {
 
     /// Swaps the stored book, and with it the history, for the result of `change` (`None`: nothing
     /// to do).
-    ///
-    /// Both are one write: no error follows a change that is already in force.
     async fn swap_book(
         &self,
         author: &str,
@@ -120,24 +118,7 @@ impl Rules {
         // Every partition gets the whole book in one record.
         let len_max = self.registry.record_len_max.saturating_sub(RECORD_ROOM);
         let len_max = len_max.min(stored::book_len_max(metadata));
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let present = stored::read(metadata).await?;
-            let Some(book) = change(&present.book)? else {
-                return Ok(present.book);
-            };
-            let bytes = Bytes::from(book.encode());
-            if bytes.len() > len_max {
-                return Err(NodeError::RuleBookTooLarge { len: bytes.len(), len_max });
-            }
-            let now = self.registry.clock().now();
-            match present.replace(metadata, &book, bytes, author, now).await {
-                Ok(()) => return Ok(book),
-                Err(MetadataError::PreconditionFailed { .. }) if tries < TRIES_MAX => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        swap(metadata, len_max, author, &**self.registry.clock(), change).await
     }
 
     /// Waits until every partition that is led here reports this version or a newer one. `led`:
@@ -180,5 +161,51 @@ impl Rules {
         let open = self.registry.open_partitions();
         let lacks = |partition| self.registry.rule_books.version_of(partition) < version;
         Ok(!open.into_iter().any(lacks))
+    }
+}
+
+/// Swaps the stored book for the result of `change`, if that has at most `len_max` bytes.
+///
+/// Book and history are one write: no error follows a change that is already in force. The first
+/// attempt begins with the book as this node knows it, which costs nothing: the precondition fails
+/// if it is old. A refusal, or that there is nothing to do, follows only from the newest book.
+pub(super) async fn swap(
+    metadata: &dyn MetadataStore,
+    len_max: usize,
+    author: &str,
+    clock: &dyn Clock,
+    change: impl Fn(&RuleBook) -> Result<Option<RuleBook>, NodeError> + Send,
+) -> Result<RuleBook, NodeError> {
+    let mut known = stored::read_applied(metadata).await?;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let (present, is_newest) = match known.take() {
+            Some(known) => (known, false),
+            None => (stored::read(metadata).await?, true),
+        };
+        let next = change(&present.book).and_then(|next| match next {
+            Some(book) => encoded(book, len_max).map(Some),
+            None => Ok(None),
+        });
+        let (book, bytes) = match next {
+            Ok(Some(next)) => next,
+            _ if !is_newest => continue,
+            Ok(None) => return Ok(present.book),
+            Err(error) => return Err(error),
+        };
+        match present.replace(metadata, &book, bytes, author, clock.now()).await {
+            Ok(()) => return Ok(book),
+            Err(MetadataError::PreconditionFailed { .. }) if tries < TRIES_MAX => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn encoded(book: RuleBook, len_max: usize) -> Result<(RuleBook, Bytes), NodeError> {
+    let bytes = Bytes::from(book.encode());
+    match bytes.len() {
+        len if len > len_max => Err(NodeError::RuleBookTooLarge { len, len_max }),
+        _ => Ok((book, bytes)),
     }
 }

@@ -8,6 +8,8 @@ pub(crate) mod known;
 mod change;
 mod publish;
 pub(crate) mod stored;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

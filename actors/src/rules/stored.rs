@@ -85,6 +85,19 @@ pub(super) async fn read(metadata: &dyn MetadataStore) -> Result<Stored, NodeErr
     Ok(Stored { book, version, history })
 }
 
+/// As [`read`], without asking other nodes: it may be old, and a change of it is refused then.
+/// `None` where nothing is saved by it, or nothing is known.
+pub(super) async fn read_applied(
+    metadata: &dyn MetadataStore,
+) -> Result<Option<Stored>, NodeError> {
+    if !metadata.is_shared() || !has_parts(metadata) {
+        return Ok(None);
+    }
+    let Ok(found) = metadata.get_applied(&MetaKey::rule_book()).await else { return Ok(None) };
+    let (book, version) = book_of(found)?;
+    Ok(Some(Stored { book, version, history: None }))
+}
+
 /// The kept versions, newest last.
 pub(crate) async fn history(metadata: &dyn MetadataStore) -> Result<History, NodeError> {
     if !has_parts(metadata) {

@@ -106,8 +106,10 @@ fn rules_continue_over_lost_leaders_and_stay_in_force_without_a_majority() {
     assert_eq!(book["version"], 2);
     until_in_force(&cluster, two, 2);
 
-    // A minority says what it lacks, and keeps the limits.
+    // A minority says what it lacks, and keeps the limits. Before it knows that it is one, a change
+    // may be made.
     cluster.kill(one);
+    cluster.until_status("it is a minority", two, |status| status["serves"] == false);
     let refused = rules(&cluster, two, &["set", "t", "--concurrency", "5"]);
     refused.expect_refused(&["the metadata of the cluster are not available", "nothing was done"]);
     assert_eq!(in_force(&cluster, two), Some(2));

@@ -9,6 +9,7 @@ mod linear;
 mod loss;
 mod operate;
 mod proxies;
+mod recipes;
 mod refused;
 
 use std::path::PathBuf;

@@ -108,6 +108,8 @@ pub(super) struct Parts {
     pub(super) watches: Watches,
     /// The snapshot that other nodes can copy.
     pub(super) base: Arc<Mutex<Base>>,
+    /// Another node that leads.
+    pub(super) leader: Arc<Mutex<Option<NodeName>>>,
     /// Nodes with the address that was given at the start.
     pub(super) configured: BTreeMap<NodeName, String>,
     pub(super) tick: Duration,
@@ -268,6 +270,7 @@ impl Driver {
             }
         };
         self.waiting.end();
+        self.set_leader(None);
         self.note("end", format!("the metadata group ends: {}", ended.text()));
         ended
     }

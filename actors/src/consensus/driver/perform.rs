@@ -1,6 +1,6 @@
 //! Performing the effects of the machine.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use forebay_api::RefusedView;
 use forebay_engine::cluster::NodeRequest;
@@ -118,6 +118,11 @@ impl Driver {
                 self.warn("no-leader", "no node is known to lead".to_owned());
             }
         }
+        let other = match &leadership {
+            Leadership::Follows(Some(leader)) => self.name_of(*leader),
+            _ => None,
+        };
+        self.set_leader(other);
         self.silent.clear();
         self.successor = None;
         self.next_members.clear();
@@ -125,6 +130,11 @@ impl Driver {
             self.roll = None;
         }
         self.leadership = leadership;
+    }
+
+    /// Requests of this node go to another node that leads at once.
+    pub(super) fn set_leader(&self, leader: Option<NodeName>) {
+        *self.parts.leader.lock().unwrap_or_else(PoisonError::into_inner) = leader;
     }
 
     fn read_rows(

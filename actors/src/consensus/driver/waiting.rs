@@ -141,9 +141,11 @@ impl Read {
 }
 
 impl Driver {
-    /// Proposes everything that waits: commands that came together share a block and a sync.
+    /// Proposes everything that waits: commands that came together share a block and a sync. While
+    /// the segment changes they wait longer: it is shorter than a caller's pause between attempts.
     pub(super) fn propose_waiting(&mut self) {
         while self.ended.is_none()
+            && !self.group.is_rolling()
             && let Some((block, replies)) = self.waiting.block()
         {
             if replies.is_empty() {

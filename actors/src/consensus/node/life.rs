@@ -228,6 +228,7 @@ impl Life {
             runtime: tokio::runtime::Handle::current(),
             watches: shared.watches.clone(),
             base: Arc::clone(&shared.base),
+            leader: Arc::clone(&shared.leader),
             configured,
             tick: driver::TICK,
             dead_after: shared.config.dead_after.unwrap_or(DEAD_AFTER),

@@ -33,6 +33,8 @@ pub(in crate::consensus) struct Shared {
     pub(in crate::consensus) events: Events,
     /// The snapshot that others can copy.
     pub(super) base: Arc<Mutex<Base>>,
+    /// Another node that leads, as this node's group knows.
+    pub(super) leader: Arc<Mutex<Option<NodeName>>>,
     phase: watch::Sender<Phase>,
     state: Mutex<State>,
 }
@@ -89,7 +91,8 @@ impl Shared {
         let (watches, state) = (Watches::default(), Mutex::default());
         let (provision, events) = (super::random(), Events::new(name.as_str()));
         let phase = watch::Sender::new(Phase::Outside);
-        Self { config, name, peers, disk, provision, watches, events, base, phase, state }
+        let leader = Arc::default();
+        Self { config, name, peers, disk, provision, watches, events, base, leader, phase, state }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -267,6 +270,11 @@ impl Shared {
     pub(in crate::consensus) fn set_unreached(&self, leader: &NodeName) {
         let until = tokio::time::Instant::now() + UNREACHED_TIME;
         self.lock().unreached = Some((leader.clone(), until));
+    }
+
+    /// Another node that leads, if one is known.
+    pub(in crate::consensus) fn leader(&self) -> Option<NodeName> {
+        self.leader.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A node that may reach a leader which this one does not, by turns.

@@ -3,6 +3,8 @@
 use forebay_api::ClusterRequest;
 use forebay_engine::cluster::{CLUSTER_FORMAT, NODES_KEY, NodesConfig};
 
+use crate::consensus::client::Target;
+
 use super::*;
 
 async fn request(nodes: &Nodes, at: usize, request: ClusterRequest) -> Result<(), String> {
@@ -69,5 +71,29 @@ async fn a_node_whose_clock_is_off_says_so_and_does_not_lead() {
         assert!((1_500..=2_000).contains(&clock), "{clock}");
     }
     assert_eq!(nodes.put(0, "key", "value").await, Ok(1));
+    nodes.end().await;
+}
+
+/// A change at a follower costs one request, not a question to its own group before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_asks_the_leader_that_it_knows_first() {
+    let mut nodes = Nodes::in_memory(23, &["a", "b", "c"]).provisioned().await;
+    for _ in 0..2 {
+        let leader = nodes.leader().await;
+        let name: forebay_net::NodeName = nodes.names[leader].parse().unwrap();
+        for at in (0..3).filter(|at| nodes.nodes[*at].is_some()) {
+            let expected = if at == leader { Target::Here } else { Target::Node(name.clone()) };
+            let first = || nodes.node(at).metadata().first();
+            let began = Instant::now();
+            while first() != expected {
+                assert!(began.elapsed() < PATIENCE, "{:?}, not {expected:?}", first());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            nodes.put(at, "key", "value").await.unwrap();
+        }
+        if nodes.nodes.iter().all(Option::is_some) {
+            nodes.stop(leader).await;
+        }
+    }
     nodes.end().await;
 }

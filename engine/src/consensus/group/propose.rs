@@ -53,6 +53,13 @@ impl Group {
         (!self.hears_quorum()).then_some(ProposalRefusal::NotLeader(None))
     }
 
+    /// Whether this member leads and accepts no proposals until the next segment begins, or another
+    /// member leads. Either happens within a bounded time: proposals can wait for it.
+    #[must_use]
+    pub fn is_rolling(&self) -> bool {
+        self.term.is_some() && self.unable() == Some(ProposalRefusal::Rolling)
+    }
+
     pub(super) fn propose(&mut self, request: RequestId, block: Bytes) {
         let mut refusal = self.unable();
         if block.len() > self.limits.block_bytes_max {

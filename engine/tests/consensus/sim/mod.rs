@@ -1,6 +1,7 @@
 //! The machine in a world with faults: seeds, checks after every step, and convergence.
 
 mod bounds;
+mod latency;
 mod named;
 mod rolls;
 
