@@ -322,7 +322,7 @@ fn a_single_node_opens_no_port_and_has_no_thread_of_a_cluster() {
     crate::place::until("it runs", || place.path("data/control.sock").exists());
     let (ports, threads) = open_of(running.id());
     assert!(ports.is_empty(), "{ports:?}");
-    let of_cluster = |name: &&String| name.contains("metadata") || name.contains("forebay-sync");
+    let of_cluster = |name: &&String| name.contains("-cluster") || name.contains("forebay-sync");
     assert_eq!(threads.iter().find(of_cluster), None);
     assert!(!place.path("data/cluster").exists());
     assert!(running.is_running());

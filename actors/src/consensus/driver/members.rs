@@ -39,8 +39,6 @@ impl Driver {
         if wanted.is_empty() {
             wanted = named.collect();
         }
-        // Tasks that the network spawns belong to the node's runtime, not to this thread.
-        let _entered = self.parts.runtime.enter();
         for (name, address) in &wanted {
             let address = (!address.is_empty()).then_some(address.as_str());
             let added = net.add_peer(name, address).and_then(|()| self.links.add_peer(name));

@@ -1,11 +1,11 @@
-//! The thread that drives the metadata group: the machine, its disk, its links, its state.
+//! The task that drives the metadata group: the machine, its disk, its links, its state.
 //!
 //! Owns: the order of inputs, waiting requests, the applied state. Must always hold: effects are
 //! performed in their order; a command is answered after it is applied; every waiting request is
-//! answered, at the latest when the thread ends. Must not know: how a node joins a cluster.
+//! answered, at the latest when the task ends. Must not know: how a node joins a cluster.
 //!
-//! It has a thread of its own, because the machine belongs to one thread and must receive
-//! heartbeats while the application's threads are busy.
+//! It runs on the node's thread (`node/thread.rs`) with the network, because the machine belongs to
+//! one thread.
 
 mod apply;
 mod members;
@@ -44,7 +44,7 @@ const EVENTS_MAX: usize = 256;
 /// Time for a successor to take over before a planned stop.
 const YIELD_TIME: Duration = Duration::from_millis(400);
 
-/// Inputs of the thread in addition to the network's events.
+/// Inputs of the task in addition to the network's events.
 pub(super) enum Event {
     /// A request of a client here or at another node.
     Ask(Ask, oneshot::Sender<NodeAnswer>),
@@ -76,7 +76,7 @@ pub(super) enum Ask {
     HandOver(String),
 }
 
-/// Why the thread ended.
+/// Why the task ended.
 #[derive(Debug)]
 pub(super) enum Ended {
     /// On request.
@@ -97,14 +97,12 @@ impl Ended {
     }
 }
 
-/// The parts that the thread is started with.
+/// The parts that the task is started with.
 pub(super) struct Parts {
     pub(super) me: Member,
     pub(super) groups: Arc<Groups>,
     pub(super) bases: Bases,
     pub(super) net: Net,
-    /// The runtime of the network.
-    pub(super) runtime: tokio::runtime::Handle,
     pub(super) watches: Watches,
     /// The snapshot that other nodes can copy.
     pub(super) base: Arc<Mutex<Base>>,
@@ -131,7 +129,7 @@ impl Listener for Reports {
     }
 }
 
-/// The thread's state.
+/// The task's state.
 struct Driver {
     parts: Parts,
     cluster: u128,
@@ -180,27 +178,16 @@ pub(super) struct Running {
     pub(super) ended: oneshot::Receiver<Ended>,
 }
 
-/// Starts the thread over an opened group.
+/// Starts the task over an opened group, on the node's thread.
 pub(super) fn spawn(parts: Parts, opened: Opened) -> Result<Running, ClusterError> {
     let (events, received) = mpsc::unbounded_channel();
     let (end, ended) = oneshot::channel();
     let writer = Writer::spawn(Arc::clone(&parts.groups), Reports(events.clone()))?;
     let links = parts.net.group(super::METADATA_GROUP)?;
-    let sender = events.clone();
-    // The group is made on its thread: the machine cannot be moved to another one.
-    let run = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        let result = match runtime {
-            Err(error) => Ended::Failed(ClusterError::Stopped(error.to_string())),
-            Ok(runtime) => match Driver::new(parts, opened, links, writer, sender) {
-                Err(error) => Ended::Failed(error),
-                Ok(driver) => runtime.block_on(driver.run(received)),
-            },
-        };
-        let _ = end.send(result);
-    };
-    let spawned = std::thread::Builder::new().name("forebay-metadata".to_owned()).spawn(run);
-    spawned.map_err(|error| ClusterError::Stopped(format!("no thread: {error}")))?;
+    let driver = Driver::new(parts, opened, links, writer, events.clone())?;
+    tokio::task::spawn_local(async move {
+        let _ = end.send(driver.run(received).await);
+    });
     Ok(Running { events, ended })
 }
 

@@ -97,7 +97,7 @@ impl Driver {
         let net = self.parts.net.clone();
         let reason = format!("{}: {why}", RefusedView::BY_OTHERS);
         let request = NodeRequest::Refused { reason: reason.into() }.encode();
-        self.parts.runtime.spawn(async move {
+        tokio::spawn(async move {
             let _ = net.request(&name, request, REFUSE_WITHIN).await;
         });
     }

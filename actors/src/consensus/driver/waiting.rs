@@ -102,7 +102,7 @@ impl Waiting {
         }
     }
 
-    /// The thread ends: proposals may still be decided.
+    /// The task ends: proposals may still be decided.
     pub(super) fn end(&mut self) {
         let stops = NodeAnswer::Unavailable("the node stops".into());
         for replies in std::mem::take(&mut self.proposed).into_values() {

@@ -225,7 +225,6 @@ impl Life {
             groups: Arc::clone(&shared.disk.groups),
             bases: shared.disk.bases.clone(),
             net: net.clone(),
-            runtime: tokio::runtime::Handle::current(),
             watches: shared.watches.clone(),
             base: Arc::clone(&shared.base),
             leader: Arc::clone(&shared.leader),
@@ -241,7 +240,7 @@ impl Life {
         let result = loop {
             tokio::select! {
                 ended = &mut ended => {
-                    break ended.map_err(|_| ClusterError::Stopped("its thread panicked".to_owned()));
+                    break ended.map_err(|_| ClusterError::Stopped("its task panicked".to_owned()));
                 }
                 command = self.commands.recv() => match command {
                     Some(Command::Provision { reply, .. }) => {

@@ -1,7 +1,7 @@
 //! A node of a cluster: its parts, and the calls of the application.
 //!
-//! Owns: the data directory and its lock, the network, the thread of the metadata group, and
-//! the phase that the node is in (`life.rs`). Must always hold: one phase at a time; a node that is
+//! Owns: the data directory and its lock, the network, the metadata group, their thread, and the
+//! phase that the node is in (`life.rs`). Must always hold: one phase at a time; a node that is
 //! part of no cluster refuses requests with that reason.
 
 mod alone;
@@ -14,6 +14,7 @@ mod requests;
 mod service;
 mod shared;
 mod status;
+mod thread;
 mod upkeep;
 
 use std::path::PathBuf;
@@ -101,7 +102,7 @@ fn checked(
 }
 
 impl ClusterNode {
-    /// Opens the data directory, counts the start and begins to run on the caller's runtime.
+    /// Opens the data directory, counts the start and begins to run on a thread of its own.
     ///
     /// # Errors
     /// [`ClusterError`]; nothing is left running.
@@ -118,14 +119,7 @@ impl ClusterNode {
         let (begun, began) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let life = life::Life::new(Arc::clone(&shared), received);
-        let over = Arc::clone(&shared);
-        tokio::spawn(async move {
-            let ended = life.run(begun).await;
-            over.set_over();
-            // The data directory is free when the end is reported.
-            drop(over);
-            let _ = end.send(ended);
-        });
+        thread::spawn(Arc::clone(&shared), life.run(begun), end)?;
         match began.await {
             Ok(()) => Ok(Self { shared, life: tokio::sync::Mutex::new(Some(ended)) }),
             Err(_) => Err(match ended.await {

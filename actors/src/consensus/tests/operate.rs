@@ -97,3 +97,22 @@ async fn a_node_asks_the_leader_that_it_knows_first() {
     }
     nodes.end().await;
 }
+
+/// Newer nodes raised the format: this one must not guess, now and at its next start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_does_not_know_the_format_of_its_cluster_stops_and_says_so() {
+    let mut nodes = Nodes::in_memory(24, &["a"]).provisioned().await;
+    let newer = Bytes::from(vec![CLUSTER_FORMAT + 1, 0, 0, 0, 0]);
+    let within = Duration::from_secs(1);
+    let metadata = nodes.node(0).metadata();
+    let _ = metadata.put(NODES_KEY, newer, Expected::Anything, within).await;
+    drop(metadata);
+    for _ in 0..2 {
+        let node = nodes.nodes[0].take().unwrap();
+        let why = tokio::time::timeout(PATIENCE, node.ended()).await.unwrap();
+        let why = why.unwrap_err().to_string();
+        assert!(why.contains("newer forebay"), "{why}");
+        drop(node);
+        nodes.start(0).await;
+    }
+}
