@@ -3,8 +3,8 @@
 //! Must always hold: every block that may have been acknowledged is replayed or known to the
 //! database, or damage is reported. At most one block was being written when the process died: the
 //! one after the last acknowledged block. So all blocks below the greatest sequence in any cell
-//! were acknowledged, and the last block is cut only if each of its missing cells still has its
-//! previous contents.
+//! were acknowledged, and the last block is cut only if it has missing cells and each of them still
+//! has its previous contents.
 
 use std::{
     path::{Path, PathBuf},
@@ -115,9 +115,10 @@ impl Loaded {
             Cell::Blank | Cell::Damaged => None,
         });
         let is_damaged = |at: &u32| self.cell(*at) == Cell::Damaged;
-        let begun = parts.max_by_key(|(seq, ..)| *seq).map(|(seq, start, count)| PartialBlock {
+        let begun = parts.max_by_key(|(seq, ..)| *seq).map(|(seq, start, count)| LastBlock {
             seq,
             start,
+            is_whole: self.block(start, &mut Vec::new()).is_some_and(|(whole, _)| whole == seq),
             damaged: (start..start.saturating_add(count).min(self.file.cells)).find(is_damaged),
         });
         Tail {
@@ -130,11 +131,13 @@ impl Loaded {
     }
 }
 
-/// An incomplete block.
-struct PartialBlock {
+/// The latest block after the whole blocks of a file.
+struct LastBlock {
     seq: u64,
     /// Its first cell.
     start: u32,
+    /// All of its cells are there: it was acknowledged, and a block before it is damaged.
+    is_whole: bool,
     /// The first of its cells that is neither new nor unchanged.
     damaged: Option<u32>,
 }
@@ -144,8 +147,8 @@ struct Tail {
     path: PathBuf,
     /// Sequence of the last whole block.
     last: Option<u64>,
-    /// The latest block that is partly present.
-    begun: Option<PartialBlock>,
+    /// The latest block of it.
+    begun: Option<LastBlock>,
     /// The cell after the last whole block, if it is damaged.
     damaged_next: Option<u32>,
     /// The first cell, if it is damaged.
@@ -208,7 +211,7 @@ impl Recovery {
     fn last_block(&mut self, tail: &Tail) -> Result<(), Fault> {
         const REASON: &str = "it is not what was written there";
         if let Some(begun) = tail.begun.as_ref().filter(|begun| begun.seq > self.known) {
-            if begun.seq > self.known + 1 {
+            if begun.is_whole || begun.seq > self.known + 1 {
                 return Err(damage(&tail.path, begun.start, "a block before it is damaged"));
             }
             if let Some(at) = begun.damaged {

@@ -88,6 +88,12 @@ impl Site {
         rows.mark = Some(seq);
     }
 
+    /// Waits until the other file is free.
+    fn settle(&mut self) {
+        let free = self.journal.other.take().unwrap().join().unwrap();
+        self.journal.other = Some(std::thread::spawn(|| free));
+    }
+
     fn blocks(&self) -> Vec<Vec<u8>> {
         self.database.rows().blocks.clone()
     }
@@ -254,8 +260,7 @@ fn two_torn_blocks_at_one_position_do_not_merge() {
     for n in 0..200 {
         site.append(&block(n, 300));
     }
-    let full = site.journal.other.take().unwrap().join().unwrap();
-    site.journal.other = Some(std::thread::spawn(|| full));
+    site.settle();
     // From here on both files have their maximum size: blocks begin in the same one.
     let site = site.crashed();
     let acknowledged = site.blocks();
@@ -268,28 +273,37 @@ fn two_torn_blocks_at_one_position_do_not_merge() {
     }
 }
 
-/// A flipped bit never makes an acknowledged block vanish, not even the last one.
+/// A flipped bit never makes an acknowledged block vanish, not even the last one, however many
+/// blocks the database has in files. Regression: with a flipped bit in a block that the database
+/// had, the only later block was taken for an incomplete one.
 #[test]
 fn a_flipped_bit_is_found() {
-    for count in [3, 9, 40] {
+    for (count, step) in [(3, 53), (9, 53), (40, 211)] {
         let mut site = Site::new();
         for n in 0..count {
             site.append(&block(n, 200 + 400 * (n % 3)));
         }
+        site.settle();
         let (bytes, expected) = (site.bytes(), site.blocks());
         let (mut refused, mut whole) = (0, 0);
-        for file in 0..2 {
-            for at in (0..bytes[file].len()).step_by(53) {
-                let mut flipped = bytes.clone();
-                flipped[file][at] ^= 1 << (at % 8);
-                match site.crashed_with(&flipped) {
-                    Err(fault) => {
-                        assert_eq!(fault.kind, FaultKind::Corrupt, "{fault}");
-                        refused += 1;
-                    }
-                    Ok(found) => {
-                        assert_eq!(found.blocks(), expected, "{count} blocks, {file}, {at}");
-                        whole += 1;
+        let flushed = site.database.rows().flushed.0;
+        for known in flushed..=count {
+            // The flush of the last full file may be later than blocks after it.
+            site.database.rows().flushed = (known, Some(known as u64));
+            for file in 0..2 {
+                for at in (0..bytes[file].len()).step_by(step) {
+                    let mut flipped = bytes.clone();
+                    flipped[file][at] ^= 1 << (at % 8);
+                    match site.crashed_with(&flipped) {
+                        Err(fault) => {
+                            assert_eq!(fault.kind, FaultKind::Corrupt, "{fault}");
+                            refused += 1;
+                        }
+                        Ok(found) => {
+                            let place = format!("{known} of {count} flushed, file {file}, {at}");
+                            assert!(found.blocks() == expected, "{place}");
+                            whole += 1;
+                        }
                     }
                 }
             }
