@@ -67,7 +67,7 @@ mutation 'calls of an attempt that is over still wait' machine/outbox.rs \
 mutation 'a call that waits overtakes an earlier one' machine/outbox.rs \
     's/target\.waiting\.pop_front\(\)/target.waiting.pop_back()/'
 mutation 'an attempt is suspended although a call of it waits' machine/journals.rs \
-    's/if self\.outbox_room\.makes_wait\(token\)/if false/'
+    's/if !self\.makes_wait\(suspend\.token\)/if true/'
 mutation 'a new leader does not count the messages that are there' machine/leading.rs \
     's/effects\.push\(PartitionEffect::CountOutbox\);//'
 mutation 'messages after a restore are taken for earlier ones' apply/deliver.rs \

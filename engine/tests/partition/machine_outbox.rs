@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use forebay_engine::{
-    partition::machine::{Answer, AttemptNews, OutboxWait, PartitionEffect, PartitionInput},
+    partition::machine::{Answer, OutboxWait, PartitionEffect, PartitionInput},
     shuffle::Routes,
 };
 use forebay_messages::{
     AttemptToken, PartitionId, PartitionKey, RecordSeq, ReplyId, Run, VQueueName,
     actor::AttemptEnd,
     command::{
-        Command, JournalWrite, Operation, OutboxMessage, SuspendAttempt, TruncateOutbox,
+        Command, JournalWrite, Operation, OutboxMessage, Suspend, SuspendAttempt, TruncateOutbox,
         WriteJournal,
     },
 };
@@ -73,6 +73,16 @@ fn proposed(rig: &Rig) -> Vec<String> {
     });
     let writes = writes.flatten().flat_map(|attempt| &attempt.writes);
     writes.map(|write| write.key.to_string()).collect()
+}
+
+/// The suspensions proposed and not committed.
+fn suspended(rig: &Rig) -> Vec<SuspendAttempt> {
+    let commands = rig.appended.iter().filter_map(|record| record.command.as_ref());
+    let suspends = commands.filter_map(|command| match command {
+        Command::Suspend(Suspend { attempts }) => Some(attempts.clone()),
+        _ => None,
+    });
+    suspends.flatten().collect()
 }
 
 /// The indexes of the messages in the outbox.
@@ -142,25 +152,34 @@ fn a_write_that_adds_no_message_gives_its_room_back() {
     assert_eq!(proposed(&rig), ["b"], "only one of them added a message");
 }
 
+/// Regression (seed 930000009569): such a suspension was refused, and an attempt requests only one:
+/// it kept the only permit for which its children waited.
 #[test]
-fn an_attempt_whose_call_waits_is_not_suspended() {
+fn an_attempt_whose_call_waits_is_suspended_after_that_call() {
     let mut rig = leading();
     let (_, token) = rig.start(1, FREE, 1);
-    rig.tell(journal(1, token, ["a", "b", "c", "d"].map(|name| call(name, FAR)).to_vec()));
+    rig.tell(journal(1, token, ["a", "b", "c", "d", "e"].map(|name| call(name, FAR)).to_vec()));
     flush(&mut rig);
     rig.commit();
-    let suspend = SuspendAttempt {
+    let suspend = |last| SuspendAttempt {
         entry: entry(1),
         token,
-        waits: vec![key("a"), key("d")],
+        waits: vec![key("a"), key(last)],
         releases_key: false,
     };
-    let effects = rig.end(PartitionInput::Suspend(suspend));
-    let is_void = |effect: &PartitionEffect| {
-        matches!(effect, PartitionEffect::TellAttempt { news: AttemptNews::SuspendVoid, .. })
-    };
-    assert!(effects.iter().any(is_void), "{effects:?}");
+    rig.end(PartitionInput::Suspend(suspend("d")));
+    rig.end(PartitionInput::Suspend(suspend("e")));
     assert!(rig.appended.is_empty());
+    deliver(&mut rig, 1);
+    flush(&mut rig);
+    assert_eq!(proposed(&rig), ["d"], "another call of the attempt still waits");
+    rig.commit();
+    deliver(&mut rig, 1);
+    flush(&mut rig);
+    assert_eq!(proposed(&rig), ["e"]);
+    assert_eq!(suspended(&rig), [suspend("e")], "the last request counts");
+    rig.commit();
+    assert!(!rig.running(1));
 }
 
 #[test]

@@ -60,6 +60,10 @@ impl Journals {
         }
     }
 
+    pub(super) fn add_suspends(&mut self, suspends: Vec<SuspendAttempt>) {
+        self.suspends.extend(suspends);
+    }
+
     /// Makes records of the writes handed in; each has room for this many bytes.
     fn records(&mut self, room: usize) -> Vec<Command> {
         let mut commands = Vec::new();
@@ -178,16 +182,12 @@ impl Partition {
 
     /// An attempt only waits.
     fn on_suspend(&mut self, suspend: SuspendAttempt, effects: &mut Vec<PartitionEffect>) {
-        let SuspendAttempt { entry, token, .. } = suspend;
-        if !self.is_own(token) {
-            return;
+        if self.is_own(suspend.token)
+            && let Some(suspend) = self.outbox_room.admit_suspend(suspend)
+        {
+            self.journals.suspends.push(suspend);
+            self.schedule_flush(effects);
         }
-        if self.outbox_room.makes_wait(token) {
-            // A call is not in the journal yet: nothing would wake it.
-            return self.tell_attempt(entry, token, AttemptNews::SuspendVoid, effects);
-        }
-        self.journals.suspends.push(suspend);
-        self.schedule_flush(effects);
     }
 
     /// Whether an attempt belongs to this leader and is not over.

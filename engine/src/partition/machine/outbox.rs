@@ -3,7 +3,7 @@
 //!
 //! Must always hold: the writes of one attempt to one target are proposed in their order; a write
 //! waits only while messages to its target are in the outbox or in proposed records, so that a
-//! delivery lets it continue. Answers, cancels and kills never wait: a record that adds them is
+//! delivery lets it continue; an attempt's suspension follows its last write. Answers, cancels and kills never wait: a record that adds them is
 //! never held back, so two partitions that wait for each other continue.
 //!
 //! Must not know: how messages are delivered, which replica leads a target.
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use forebay_messages::{
     AttemptToken, EntryId, PartitionId, PartitionKey, RecordSeq, ReplyId, Run,
-    command::{JournalWrite, Operation, OutboxMessage},
+    command::{JournalWrite, Operation, OutboxMessage, SuspendAttempt},
     journal::{StepId, child_id},
 };
 
@@ -81,6 +81,8 @@ pub(super) struct OutboxRoom {
     in_flight: VecDeque<(RecordSeq, Vec<PartitionId>)>,
     /// Number of waiting writes.
     waiting: usize,
+    /// Suspensions of attempts with waiting writes, at most one per attempt.
+    suspends: Vec<SuspendAttempt>,
 }
 
 impl OutboxRoom {
@@ -92,6 +94,7 @@ impl OutboxRoom {
             unproposed: Vec::new(),
             in_flight: VecDeque::new(),
             waiting: 0,
+            suspends: Vec::new(),
         }
     }
 
@@ -213,12 +216,33 @@ impl OutboxRoom {
             target.waiting.retain(|waiting| waiting.token != token);
             self.waiting -= before - target.waiting.len();
         }
+        self.suspends.retain(|suspend| suspend.token != token);
     }
 
     /// Whether writes of an attempt wait.
-    pub(super) fn makes_wait(&self, token: AttemptToken) -> bool {
+    fn makes_wait(&self, token: AttemptToken) -> bool {
         let waits = |target: &Target| target.waiting.iter().any(|waiting| waiting.token == token);
         self.waiting > 0 && self.targets.values().any(waits)
+    }
+
+    /// Keeps the suspension of an attempt whose writes wait, because a call that is not in the
+    /// journal cannot wake it; returns any other.
+    pub(super) fn admit_suspend(&mut self, suspend: SuspendAttempt) -> Option<SuspendAttempt> {
+        if !self.makes_wait(suspend.token) {
+            return Some(suspend);
+        }
+        self.suspends.retain(|before| before.token != suspend.token);
+        self.suspends.push(suspend);
+        None
+    }
+
+    /// Takes the suspensions whose attempts have no waiting writes left.
+    fn release_suspends(&mut self) -> Vec<SuspendAttempt> {
+        let suspends = std::mem::take(&mut self.suspends);
+        let (kept, released) =
+            suspends.into_iter().partition(|suspend| self.makes_wait(suspend.token));
+        self.suspends = kept;
+        released
     }
 
     /// What an entry waits for.
@@ -234,6 +258,9 @@ impl OutboxRoom {
     pub(super) fn check(&self) {
         let waiting: usize = self.targets.values().map(|target| target.waiting.len()).sum();
         assert_eq!(waiting, self.waiting, "waiting writes are counted");
+        for suspend in &self.suspends {
+            assert!(self.makes_wait(suspend.token), "a kept suspension waits for a write");
+        }
         let proposed: usize = self.targets.values().map(|target| target.proposed).sum();
         let in_flight: usize = self.in_flight.iter().map(|(_, targets)| targets.len()).sum();
         assert_eq!(proposed, in_flight + self.unproposed.len(), "proposed calls are counted");
@@ -254,6 +281,7 @@ impl Partition {
         for (entry, token, write) in released {
             self.add_writes(entry, token, vec![write]);
         }
+        self.journals.add_suspends(self.outbox_room.release_suspends());
         self.schedule_flush(effects);
     }
 
