@@ -35,8 +35,26 @@ impl Timestamp {
 
 #[expect(clippy::disallowed_types, reason = "a conversion: no clock is read here")]
 impl From<std::time::SystemTime> for Timestamp {
-    /// Times before 1970 become the epoch.
+    /// Rounds up to a whole millisecond: nothing that is due then starts before. Times before 1970
+    /// become the epoch.
     fn from(time: std::time::SystemTime) -> Self {
-        time.duration_since(std::time::UNIX_EPOCH).map_or(Self(0), |since| Self(0).after(since))
+        let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(since.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_types, reason = "a conversion: no clock is read here")]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    /// Regression: an entry started up to a millisecond before its `run_at`.
+    #[test]
+    fn a_part_of_a_millisecond_counts_as_a_whole_one() {
+        let at = |nanos| Timestamp::from(SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)).0;
+        assert_eq!([at(0), at(1), at(1_000_000), at(1_000_001)], [0, 1, 1, 2]);
+        assert_eq!(Timestamp::from(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), Timestamp(0));
     }
 }
