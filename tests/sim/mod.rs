@@ -96,10 +96,12 @@ fn fixed_seeds_hold() {
     FIXED_SEEDS.for_each(run);
 }
 
-/// 542075511986: a due sleep kept a partition busy that did not lead.
+/// - 542075511986: a due sleep kept a partition busy that did not lead;
+/// - 930000009569: an attempt whose calls waited for the outbox was never suspended;
+/// - 930000005995: a vqueue waited for a lock that another entry kept.
 #[test]
 fn seeds_that_failed_once_hold() {
-    [542_075_511_986].into_iter().for_each(run);
+    [542_075_511_986, 930_000_009_569, 930_000_005_995].into_iter().for_each(run);
 }
 
 #[test]

@@ -153,9 +153,9 @@ pub fn acquire(
     if !is_served(&name) {
         return Ok(Err(Rest::NotServed));
     }
-    let may_wait = is_known || head.has_lock || !name.has_lock();
-    if !may_wait && rows.lock(vqueue)?.is_some() {
-        // The head may be the entry that kept the lock.
+    let holder = head.has_lock.then_some(head.entry);
+    if !is_known && name.has_lock() && rows.lock(vqueue)? != holder {
+        // The head is another entry: the one that keeps the lock, or one after the former holder.
         return Ok(Err(Rest::Until(Timestamp::default())));
     }
     let lock = wish(name.has_lock(), head);

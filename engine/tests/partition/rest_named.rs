@@ -1,19 +1,21 @@
 //! Idle vqueues: which stay, which are passivated, which are woken, with bounded memory.
 
 use forebay_engine::{
-    partition::machine::{
-        IDLE_MS_MAX, PartitionEffect as Effect, PartitionInput as Input, VQueueLimits,
+    partition::{
+        machine::{IDLE_MS_MAX, PartitionEffect as Effect, PartitionInput as Input, VQueueLimits},
+        read,
+        store::Tables as _,
     },
     vqueue::Rest,
 };
 use forebay_messages::{
     EntryKey, Timestamp, VQueueHandle, VQueueId,
-    actor::{LimiterMessage, Permits, VQueueMessage},
+    actor::{LimiterMessage, LockWish, Permits, VQueueMessage},
     command::{Command, NewEntry, VQueueSelector},
 };
 
 use super::{
-    fixture::{new_entry, these},
+    fixture::{entry, new_entry, these},
     rig::{Effects, Rig, spawned},
 };
 
@@ -246,6 +248,30 @@ fn a_new_row_of_a_sleeping_locked_vqueue_is_not_its_head() {
     let effects = rig.tell(Input::Passivated { handle, rest });
     assert_eq!(wake_at(&effects), Some(0), "it is checked at once");
     assert_eq!(all_spawned(&rig.tell(Input::Tick)), [vqueue_of(&rig, 1)]);
+}
+
+/// Regression (seed 930000005995): a walk found the head of a vqueue; when it reported, that entry
+/// had ended and another one kept the lock and slept. The vqueue waited for the lock of the first.
+#[test]
+fn a_head_that_was_found_too_early_requests_no_lock() {
+    const LOCKED: u8 = 1;
+    let mut rig = Rig::leading();
+    let (handle, vqueue, _) = spawned(&rig.enqueue(new_entry(1, LOCKED))).unwrap();
+    let head = EntryKey { has_lock: true, ..rig.key(1) };
+    let mut acquire = |holder, is_known| {
+        match holder {
+            Some(holder) => rig.replica.tables.put_lock(vqueue, holder),
+            None => rig.replica.tables.delete_lock(vqueue),
+        }
+        let tables = &rig.replica.tables;
+        let asked = read::acquire(tables, handle, vqueue, (head, is_known), |_| true).unwrap();
+        asked.map(|asked| asked.lock)
+    };
+    let check = Err(Rest::Until(Timestamp::default()));
+    assert_eq!(acquire(Some(entry(2)), false), check, "another entry keeps the lock");
+    assert_eq!(acquire(None, false), check, "no entry keeps it");
+    let wish = Ok(LockWish::Held(entry(1)));
+    assert_eq!([acquire(Some(entry(1)), false), acquire(None, true)], [wish, wish]);
 }
 
 /// Regression: such entries were started, failed for lack of a handler and returned, again and
