@@ -36,8 +36,14 @@ struct Load {
 }
 
 /// What a node that starts or ends says. Rules are set to one value: again does no harm.
-const MAY_REPEAT: [&str; 4] =
-    ["nothing was done", "may have been made", "runs no entries", "shut down"];
+const MAY_REPEAT: [&str; 5] = [
+    "nothing was done",
+    "may have been made",
+    "runs no entries",
+    "shut down",
+    // Set, on a node that stops.
+    "the rules were changed",
+];
 
 impl Client {
     /// Asks one node after the other until one answers.
