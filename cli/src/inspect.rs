@@ -7,7 +7,8 @@ use std::{process::ExitCode, time::Duration};
 
 use forebay::{
     Stage,
-    control::{Control, Request, Response, RuleEdit},
+    cluster::RemoteNode,
+    control::{Control, ControlError, Request, Response, RuleEdit},
 };
 use forebay_actors::shell::{Clock as _, WallClock};
 use forebay_api::{EntryFilter, LISTED_BYTES_MAX};
@@ -67,8 +68,12 @@ async fn ask_all(
     Ok(printed)
 }
 
-/// Opens the data directory in the way that a request needs.
+/// Opens the data directory in the way that a request needs, or reaches the node of `--node`.
 async fn open(global: &Global, request: &Request) -> Result<Control, AskError> {
+    if let Some(config) = global.at.config() {
+        let node = RemoteNode::new(&config).await.map_err(ControlError::from)?;
+        return Ok(Control::Remote(node));
+    }
     if request.only_looks() {
         return Ok(Control::look(&global.data_dir).await?);
     }

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(feature = "cluster")]
+use forebay_actors::consensus::{ClusterError, RemoteNode};
 use forebay_actors::{
     LookCopy,
     error::NodeError,
@@ -26,7 +28,8 @@ use tokio::{
 
 use super::{
     IN_USE_WAIT, MESSAGE_LEN_MAX, REQUEST_LEN_MAX, Request, Response, SILENCE_MAX, SOCKET_NAME,
-    parts::Parts, socket::SocketPath,
+    parts::{Parts, joined},
+    socket::SocketPath,
 };
 
 /// Interval of attempts to open a directory that is in use by a process without a socket.
@@ -48,6 +51,10 @@ pub enum ControlError {
     /// It cannot be opened directly.
     #[error(transparent)]
     Node(#[from] crate::error::NodeError),
+    /// The node on another machine is not reached, or refuses.
+    #[cfg(feature = "cluster")]
+    #[error(transparent)]
+    Remote(#[from] ClusterError),
     /// The process that uses it does not answer.
     #[error("the process that uses {} does not answer on its control socket: {source}; stop it, or try again", path.display())]
     Silent {
@@ -98,6 +105,9 @@ pub enum Control {
     /// A copy of it, because it cannot be written and no process uses it. Changes would be lost:
     /// only [`Control::look`] makes one.
     Copied(Arc<Node>, LookCopy),
+    /// A node of a cluster, over the network.
+    #[cfg(feature = "cluster")]
+    Remote(RemoteNode),
 }
 
 impl Control {
@@ -241,14 +251,12 @@ impl Control {
                 let message = "the data directory cannot be written, so nothing can be changed";
                 Ok(Response::Error { message: message.to_owned(), usage: true })
             }
-            Self::Direct(node) | Self::Copied(node, _) => {
-                let mut parts = Parts::of(request);
-                let mut whole = parts.next(node).await;
-                while whole.has_more() {
-                    let part = parts.next(node).await;
-                    whole = joined(whole, part);
-                }
-                Ok(whole)
+            Self::Direct(node) | Self::Copied(node, _) => Ok(Parts::of(request).whole(node).await),
+            #[cfg(feature = "cluster")]
+            Self::Remote(node) => {
+                let (is_read, waited) = (request.only_looks(), takes_at_least(&request));
+                let waited = silence_max.saturating_add(waited);
+                Ok(serde_json::from_slice(&node.ask_json(line.into(), is_read, waited).await?)?)
             }
             Self::Running(path) => {
                 let waited = silence_max.saturating_add(takes_at_least(&request));
@@ -264,6 +272,11 @@ impl Control {
     pub async fn close(self) -> Result<(), ControlError> {
         match self {
             Self::Running(_) => Ok(()),
+            #[cfg(feature = "cluster")]
+            Self::Remote(node) => {
+                node.close().await;
+                Ok(())
+            }
             Self::Direct(node) => Ok(node.shutdown(Duration::ZERO).await?),
             Self::Copied(node, copy) => {
                 let closed = node.shutdown(Duration::ZERO).await;
@@ -323,26 +336,6 @@ async fn exchange(dir: &Path, line: &[u8], waited: Duration) -> Result<Response,
         whole = joined(whole, serde_json::from_slice(&part)?);
     }
     Ok(whole)
-}
-
-/// An answer joined with its next part. A part of another answer replaces it.
-fn joined(mut whole: Response, part: Response) -> Response {
-    match (&mut whole, part) {
-        (Response::Limits { limits, more }, Response::Limits { limits: others, more: follows }) => {
-            limits.extend(others);
-            *more = follows;
-            whole
-        }
-        (
-            Response::RulesHistory { books, more },
-            Response::RulesHistory { books: others, more: follows },
-        ) => {
-            books.extend(others);
-            *more = follows;
-            whole
-        }
-        (_, other) => other,
-    }
 }
 
 /// Reads the lines of the other side.

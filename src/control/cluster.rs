@@ -6,7 +6,10 @@
 
 use std::{io::ErrorKind, path::Path, sync::Arc, time::Duration};
 
-use forebay_actors::{consensus::ClusterNode, node::Node};
+use forebay_actors::{
+    consensus::{ClusterNode, EntriesFront},
+    node::Node,
+};
 use forebay_api::{ClusterRequest, ClusterResponse};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -14,8 +17,9 @@ use tokio::{
 };
 
 use super::{
-    MESSAGE_LEN_MAX, REQUEST_LEN_MAX, Response, SOCKET_NAME,
+    MESSAGE_LEN_MAX, REQUEST_LEN_MAX, Request as EntriesRequest, Response, SOCKET_NAME,
     client::{ControlError, connect},
+    parts::Parts,
     server::{Backend, Server},
 };
 
@@ -48,6 +52,30 @@ impl ClusterServer {
     pub fn attach(&self, node: &Arc<Node>) {
         self.backend.set_node(node);
     }
+}
+
+/// Answers requests about entries that come from other machines, on the caller's runtime.
+pub(super) fn front(node: &Arc<Node>) -> EntriesFront {
+    let (node, runtime) = (Arc::downgrade(node), tokio::runtime::Handle::current());
+    Arc::new(move |json| {
+        let node = node.clone();
+        // The node's thread must not wait for rows.
+        let answering = runtime.spawn(async move {
+            let response = match (node.upgrade(), serde_json::from_slice::<EntriesRequest>(&json)) {
+                (Some(node), Ok(request)) => Parts::of(request).whole(&node).await,
+                (None, _) => refused("the node stops".to_owned()),
+                (_, Err(error)) => {
+                    refused(format!("the node does not understand the request: {error}"))
+                }
+            };
+            serde_json::to_vec(&response).unwrap_or_else(|error| error.to_string().into_bytes())
+        });
+        Box::pin(async move { answering.await.unwrap_or_default().into() })
+    })
+}
+
+fn refused(message: String) -> Response {
+    Response::Error { message, usage: true }
 }
 
 /// Whether a line is a request about the cluster.

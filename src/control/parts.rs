@@ -40,6 +40,16 @@ impl Parts {
         }
     }
 
+    /// All parts, joined.
+    pub(super) async fn whole(mut self, node: &Node) -> Response {
+        let mut whole = self.next(node).await;
+        while whole.has_more() {
+            let part = self.next(node).await;
+            whole = joined(whole, part);
+        }
+        whole
+    }
+
     /// The next part. Must not be called after the last one.
     pub(super) async fn next(&mut self, node: &Node) -> Response {
         match self.try_next(node).await {
@@ -81,4 +91,24 @@ fn limits_part(left: &mut VecDeque<LimitView>) -> Response {
 fn history_part(left: &mut VecDeque<BookView>) -> Response {
     let books = left.pop_front().into_iter().collect();
     Response::RulesHistory { books, more: !left.is_empty() }
+}
+
+/// An answer joined with its next part. A part of another answer replaces it.
+pub(super) fn joined(mut whole: Response, part: Response) -> Response {
+    match (&mut whole, part) {
+        (Response::Limits { limits, more }, Response::Limits { limits: others, more: follows }) => {
+            limits.extend(others);
+            *more = follows;
+            whole
+        }
+        (
+            Response::RulesHistory { books, more },
+            Response::RulesHistory { books: others, more: follows },
+        ) => {
+            books.extend(others);
+            *more = follows;
+            whole
+        }
+        (_, other) => other,
+    }
 }

@@ -70,6 +70,10 @@ impl Backend {
     pub(crate) fn set_node(&self, node: &Arc<Node>) {
         // Set once, when it has started.
         let _ = self.node.set(Arc::downgrade(node));
+        #[cfg(feature = "cluster")]
+        if let Some(cluster) = self.cluster.as_ref().and_then(Weak::upgrade) {
+            cluster.answer_entries(super::cluster::front(node));
+        }
     }
 }
 

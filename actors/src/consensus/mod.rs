@@ -24,7 +24,7 @@ pub use client::{Listed, Metadata};
 pub use error::{ClusterError, MetadataCallError};
 pub use forebay_engine::metadata::{Change, Expected, InvalidCommand, Row};
 pub use forebay_net::{AUTHORITY_DAYS, BundleError, NodeName, init_tls};
-pub use node::{ClusterNode, ClusterNodeConfig, DEAD_AFTER};
+pub use node::{ClusterNode, ClusterNodeConfig, DEAD_AFTER, EntriesFront};
 pub use recover::{Recovery, recover};
 pub use remote::{RemoteConfig, RemoteNode};
 pub use store::ClusterStore;

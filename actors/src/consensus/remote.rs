@@ -103,7 +103,6 @@ impl RemoteNode {
         request: &ClusterRequest,
         within: Duration,
     ) -> Result<ClusterResponse, ClusterError> {
-        let refused = |text: String| ClusterError::Refused(text);
         let is_read = matches!(
             request,
             ClusterRequest::Status
@@ -112,8 +111,24 @@ impl RemoteNode {
                 | ClusterRequest::Get { .. }
                 | ClusterRequest::List { .. }
         );
-        let json = serde_json::to_vec(request).map_err(|error| refused(error.to_string()))?;
-        let request = NodeRequest::Control(json.into()).encode();
+        let json = serde_json::to_vec(request);
+        let json = json.map_err(|error| ClusterError::Refused(error.to_string()))?;
+        let answer = self.ask_json(json.into(), is_read, within).await?;
+        serde_json::from_slice(&answer).map_err(|error| self.unknown(&error.to_string()))
+    }
+
+    /// Sends a request of the control socket, as JSON, and returns its answer. A read is sent again
+    /// when the connection was lost.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn ask_json(
+        &self,
+        json: Bytes,
+        is_read: bool,
+        within: Duration,
+    ) -> Result<Bytes, ClusterError> {
+        let request = NodeRequest::Control(json).encode();
         let (node, reach_until) = (&self.node, Instant::now() + REACH_WITHIN);
         let bytes = loop {
             match self.net.request(node, request.clone(), within).await {
@@ -125,17 +140,17 @@ impl RemoteNode {
                 Err(RequestError::Lost) if is_read && Instant::now() < reach_until => {
                     tokio::time::sleep(PAUSE).await;
                 }
-                Err(error) => return Err(refused(format!("{node}: {error}"))),
+                Err(error) => return Err(ClusterError::Refused(format!("{node}: {error}"))),
             }
         };
-        let unknown =
-            |error: String| refused(format!("{node} answered something unknown: {error}"));
-        match NodeAnswer::decode(bytes).map_err(|error| unknown(error.to_string()))? {
-            NodeAnswer::Control(json) => {
-                serde_json::from_slice(&json).map_err(|error| unknown(error.to_string()))
-            }
-            other => Err(unknown(format!("{other:?}"))),
+        match NodeAnswer::decode(bytes).map_err(|error| self.unknown(&error.to_string()))? {
+            NodeAnswer::Control(json) => Ok(json),
+            other => Err(self.unknown(&format!("{other:?}"))),
         }
+    }
+
+    fn unknown(&self, what: &str) -> ClusterError {
+        ClusterError::Refused(format!("{} answered something unknown: {what}", self.node))
     }
 
     /// Ends the connection.

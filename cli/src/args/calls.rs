@@ -3,9 +3,13 @@
 use clap::{ArgGroup, Args};
 use forebay_messages::EntryId;
 
+use super::AtArgs;
+
 /// Show an entry with the children that it called or sent, and what each waits for
 #[derive(Args, Clone, Debug)]
 pub(crate) struct TreeArgs {
+    #[command(flatten)]
+    pub(crate) at: AtArgs,
     /// The entry
     #[arg(value_name = "ENTRY")]
     pub(crate) entry: EntryId,

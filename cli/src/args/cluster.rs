@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
+use forebay::cluster::RemoteConfig;
 
 use super::{ValueError, values::seconds};
 
@@ -55,12 +56,20 @@ pub(crate) struct ClusterArgs {
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct AtArgs {
     /// Ask this node instead of the one that runs with --data-dir
-    #[arg(long = "node", value_name = "NAME=HOST:PORT", value_parser = peer)]
+    #[arg(long = "node", global = true, value_name = "NAME=HOST:PORT", value_parser = peer)]
     pub(crate) asked: Option<(String, String)>,
     /// With --node: a directory with ca.pem, cert.pem and key.pem of the cluster's authority, made
     /// for a name that no node has. Without it only loopback addresses can be asked
-    #[arg(long, value_name = "DIR", requires = "asked")]
+    #[arg(long, global = true, value_name = "DIR", requires = "asked")]
     pub(crate) tls: Option<PathBuf>,
+}
+
+impl AtArgs {
+    /// How the node is reached, if one is named.
+    pub(crate) fn config(&self) -> Option<RemoteConfig> {
+        let (node, address) = self.asked.clone()?;
+        Some(RemoteConfig { node, address, tls: self.tls.clone() })
+    }
 }
 
 /// An action on a cluster. All but `init-tls` and `recover` ask the node that runs with

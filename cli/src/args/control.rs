@@ -7,7 +7,7 @@ use forebay::EntryOutcome;
 use forebay_messages::{EntryId, VQueueId};
 use jiff::Timestamp;
 
-use super::{StageArg, values::duration};
+use super::{AtArgs, StageArg, values::duration};
 
 /// Actions on entries; see `cli/src/act.rs`.
 #[derive(Subcommand, Clone, Debug)]
@@ -29,10 +29,25 @@ pub(crate) enum ActCommand {
     Restart(RestartArgs),
 }
 
+impl ActCommand {
+    pub(super) fn at(&self) -> &AtArgs {
+        let selection = match self {
+            Self::Cancel(live) | Self::Kill(live) => &live.selection,
+            Self::Pause(args) | Self::Resume(args) => &args.live.selection,
+            Self::Reschedule(args) => &args.live.selection,
+            Self::Restart(args) => &args.live.selection,
+            Self::Purge(args) | Self::Redrive(args) => &args.selection,
+        };
+        &selection.at_node
+    }
+}
+
 /// Which entries: these, or all that match every given filter. Without any it is refused.
 #[derive(Args, Clone, Debug)]
 #[command(group = ArgGroup::new("which").required(true).multiple(true))]
 pub(crate) struct Selection {
+    #[command(flatten)]
+    pub(crate) at_node: AtArgs,
     /// These entries, by id (`forebay entries` lists them)
     #[arg(value_name = "ENTRY", group = "which",
         conflicts_with_all = ["service", "scope", "limit_key", "older_than", "all"])]

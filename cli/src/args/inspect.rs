@@ -6,13 +6,16 @@ use clap::{Args, Subcommand, ValueEnum};
 use forebay::{EntryCursor, control::Request};
 use forebay_messages::{EntryId, VQueueId};
 
-use super::{OutcomeArg, calls::TreeArgs, values::duration};
+use super::{AtArgs, OutcomeArg, calls::TreeArgs, values::duration};
 
 /// Commands that send one request and print its answer; see `cli/src/show/`.
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum QueryCommand {
     /// Show partitions, counts and whether a process has the data directory open
-    Status,
+    Status {
+        #[command(flatten)]
+        at: AtArgs,
+    },
     Explain(ExplainArgs),
     Tree(TreeArgs),
     Limits(LimitsArgs),
@@ -22,10 +25,19 @@ impl QueryCommand {
     /// The request.
     pub(crate) fn request(&self) -> Request {
         match self {
-            Self::Status => Request::Status,
+            Self::Status { .. } => Request::Status,
             Self::Explain(args) => Request::Explain { entry: args.entry },
             Self::Tree(args) => Request::Tree { entry: args.entry },
             Self::Limits(args) => Request::Limits { scope: args.scope.clone(), in_parts: true },
+        }
+    }
+
+    pub(super) fn at(&self) -> &AtArgs {
+        match self {
+            Self::Status { at } => at,
+            Self::Explain(args) => &args.at,
+            Self::Tree(args) => &args.at,
+            Self::Limits(args) => &args.at,
         }
     }
 }
@@ -33,6 +45,8 @@ impl QueryCommand {
 /// List the queues that have work
 #[derive(Args, Clone, Debug)]
 pub(crate) struct QueuesArgs {
+    #[command(flatten)]
+    pub(crate) at: AtArgs,
     /// Only of this service
     #[arg(long)]
     pub(crate) service: Option<String>,
@@ -53,6 +67,8 @@ pub(crate) struct QueuesArgs {
 /// List entries
 #[derive(Args, Clone, Debug)]
 pub(crate) struct EntriesArgs {
+    #[command(flatten)]
+    pub(crate) at: AtArgs,
     /// Only in this stage
     #[arg(long)]
     pub(crate) stage: Option<StageArg>,
@@ -100,6 +116,8 @@ pub(crate) enum StageArg {
 /// Show everything known about an entry: command or payload, failed attempts, result
 #[derive(Args, Clone, Debug)]
 pub(crate) struct EntryArgs {
+    #[command(flatten)]
+    pub(crate) at: AtArgs,
     /// The entry
     #[arg(value_name = "ENTRY")]
     pub(crate) entry: EntryId,
@@ -119,6 +137,8 @@ pub(crate) struct OutputArgs {
 /// Explain why an entry does not run
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ExplainArgs {
+    #[command(flatten)]
+    pub(crate) at: AtArgs,
     /// The entry
     #[arg(value_name = "ENTRY")]
     pub(crate) entry: EntryId,
@@ -127,6 +147,8 @@ pub(crate) struct ExplainArgs {
 /// List the counters of the limits, with usage and waiters
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LimitsArgs {
+    #[command(flatten)]
+    pub(crate) at: AtArgs,
     /// Only of this scope
     #[arg(long)]
     pub(crate) scope: Option<String>,

@@ -71,6 +71,9 @@ pub(crate) struct Global {
         default_value = "off"
     )]
     pub(crate) log: LevelFilter,
+    /// The node that is asked, of the commands that can ask one elsewhere
+    #[arg(skip)]
+    pub(crate) at: AtArgs,
 }
 
 /// What to do.
@@ -104,6 +107,22 @@ pub(crate) enum Command {
     Completions(CompletionsArgs),
     /// Print the manual page, in roff
     Man,
+}
+
+impl Command {
+    /// The node that is asked, if the command can ask one elsewhere. Those of `cluster` have their
+    /// own way.
+    fn at(&self) -> Option<&AtArgs> {
+        match self {
+            Self::Rules(args) => Some(&args.at),
+            Self::Queues(args) => Some(&args.at),
+            Self::Entries(args) => Some(&args.at),
+            Self::Entry(args) => Some(&args.at),
+            Self::Query(query) => Some(query.at()),
+            Self::Act(command) => Some(command.at()),
+            _ => None,
+        }
+    }
 }
 
 /// A parsed command line.
@@ -140,10 +159,10 @@ pub(crate) fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, cla
     let matches =
         parser.try_get_matches_from_mut(&line).map_err(|error| with_dashes(error, &line))?;
     let read = || -> Result<Cli, clap::Error> {
-        Ok(Cli {
-            global: Global::from_arg_matches(&matches)?,
-            command: Command::from_arg_matches(&matches)?,
-        })
+        let mut global = Global::from_arg_matches(&matches)?;
+        let command = Command::from_arg_matches(&matches)?;
+        global.at = command.at().cloned().unwrap_or_default();
+        Ok(Cli { global, command })
     };
     read().map_err(|error| error.format(&mut parser))
 }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use forebay_messages::rule::{Edit, LimitsPatch, Pattern, PatternError, Rate};
 use thiserror::Error;
 
-use super::{ConcurrencyArg, RateArg, ValueError};
+use super::{AtArgs, ConcurrencyArg, RateArg, ValueError};
 
 /// Why a rule as text was refused. clap adds the option.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -47,6 +47,8 @@ pub(crate) enum RuleError {
 /// if there is none, so that rules can exist before the first run.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RulesArgs {
+    #[command(flatten)]
+    pub(crate) at: AtArgs,
     #[command(subcommand)]
     pub(crate) command: RulesCommand,
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use forebay::{
-    cluster::{RemoteConfig, RemoteNode},
+    cluster::RemoteNode,
     control::cluster::{Answer, ClusterView, Request, answers_within, ask},
 };
 
@@ -21,11 +21,10 @@ pub(super) enum Asked {
 
 impl Asked {
     pub(super) async fn of(global: &Global, at: &AtArgs) -> Result<Self, ClusterCommandError> {
-        let Some((node, address)) = &at.asked else {
-            return Ok(Self::Here(global.data_dir.clone()));
-        };
-        let (node, address, tls) = (node.clone(), address.clone(), at.tls.clone());
-        Ok(Self::Remote(RemoteNode::new(&RemoteConfig { node, address, tls }).await?))
+        match at.config() {
+            None => Ok(Self::Here(global.data_dir.clone())),
+            Some(config) => Ok(Self::Remote(RemoteNode::new(&config).await?)),
+        }
     }
 
     /// Asks; a refusal is an error.

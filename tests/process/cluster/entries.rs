@@ -220,3 +220,39 @@ fn a_second_directory_that_ran_alone_is_refused() {
     cluster.all_healthy();
     until_in_force(&cluster, 1, 2);
 }
+
+#[test]
+fn rules_and_entries_are_asked_from_another_machine() {
+    let cluster = Cluster::provisioned();
+    cluster.place.run(&["cluster", "init-tls", "tls", "--node", "ops"]).expect(0, &[]);
+    for at in 0..2 {
+        until_in_force(&cluster, at, 0);
+    }
+    let ask = |at: usize, words: &[&str]| {
+        let node = format!("{}={}", cluster.names[at], cluster.addresses[at]);
+        let there = ["--json", "--node", &node, "--tls", "tls/ops"];
+        cluster.place.run(&[words, &there[..]].concat())
+    };
+    let set = ["rules", "set", "tenant", "--concurrency", "3"];
+    assert_eq!(json(&ask(0, &set).expect(0, &[]))["version"], 1);
+    let book = json(&ask(1, &["rules", "list"]).expect(0, &[]));
+    assert_eq!(book["rules"][0]["concurrency"], 3, "{book}");
+    assert_eq!(json(&rules(&cluster, 2, &["list"]).expect(0, &[]))["version"], 1);
+    let conflict = ask(1, &["rules", "set", "tenant", "--concurrency", "4", "--if-version", "7"]);
+    conflict.expect_refused(&["version"]);
+    let history = json(&ask(1, &["rules", "history"]).expect(0, &[]));
+    assert_eq!(history.as_array().unwrap().len(), 1, "{history}");
+    let status = json(&ask(1, &["status"]).expect(0, &[]));
+    assert!(status["partitions"].is_array(), "{status}");
+    for words in [&["entries"][..], &["queues"], &["limits"], &["entries", "--count"]] {
+        ask(0, words).expect(0, &[]);
+    }
+    let unknown = "ent_0DMI9oORqVM5I5G2Xq3JW7loIRUEovcLD";
+    ask(0, &["entry", unknown]).expect_refused(&[unknown]);
+    assert_eq!(ask(0, &["cancel", unknown]).code, 1);
+    // What cannot be reached, and what is no node.
+    let gone = ["rules", "list", "--node", "a=127.0.0.1:1", "--tls", "tls/ops"];
+    cluster.place.run(&gone).expect_refused(&["a: ", "cannot be reached"]);
+    let plain = cluster.place.run(&["rules", "list", "--tls", "tls/ops"]);
+    plain.expect_refused(&["--node"]);
+}

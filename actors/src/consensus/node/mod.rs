@@ -34,6 +34,7 @@ use super::ClusterError;
 use super::client::Metadata;
 use super::store::ClusterStore;
 
+pub use shared::EntriesFront;
 pub(super) use shared::Shared;
 
 use life::Command;
@@ -195,6 +196,11 @@ impl ClusterNode {
     /// [`ClusterError::Refused`].
     pub async fn remove(&self, node: &str, within: Duration) -> Result<(), ClusterError> {
         upkeep::remove(&self.shared, node, within).await
+    }
+
+    /// From here on requests about entries from other machines are answered by this.
+    pub fn answer_entries(&self, front: EntriesFront) {
+        self.shared.set_entries(front);
     }
 
     /// Answers a request of a person, as the control socket does.

@@ -31,11 +31,16 @@ fn failed(error: &MetadataCallError) -> ClusterResponse {
     ClusterResponse::Error { message: error.to_string(), usage: false }
 }
 
-/// Answers a request that came as JSON.
-pub(super) async fn answer_json(shared: &Arc<Shared>, json: &[u8]) -> Bytes {
-    let response = match serde_json::from_slice(json) {
+/// Answers a request that came as JSON: about the cluster, or about entries.
+pub(super) async fn answer_json(shared: &Arc<Shared>, json: Bytes) -> Bytes {
+    let response = match serde_json::from_slice(&json) {
         Ok(request) => answer(shared, request).await,
-        Err(error) => usage(format!("the node does not understand the request: {error}")),
+        Err(error) => match shared.entries() {
+            Some(front) => return front(json).await,
+            None => usage(format!(
+                "the node runs no entries, or does not understand the request: {error}"
+            )),
+        },
     };
     let json = serde_json::to_vec(&response).unwrap_or_else(|error| error.to_string().into_bytes());
     json.into()

@@ -93,7 +93,7 @@ async fn answer(shared: &Arc<Shared>, peer: &Identity, request: NodeRequest) -> 
         },
         NodeRequest::Clock => NodeAnswer::Clock { unix_ms: clock::now_ms(shared) },
         NodeRequest::Control(json) => {
-            NodeAnswer::Control(requests::answer_json(shared, &json).await)
+            NodeAnswer::Control(requests::answer_json(shared, json).await)
         }
         NodeRequest::Base => match shared.is_provisioned() {
             true => NodeAnswer::Base(*shared.base.lock().unwrap_or_else(PoisonError::into_inner)),

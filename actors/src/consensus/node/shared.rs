@@ -1,9 +1,12 @@
 //! State shared by the parts of a node.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use forebay_engine::cluster::{Base, NodeAnswer, NodeRequest};
 use forebay_engine::metadata::Row;
 use forebay_net::{Net, NodeName, RequestError};
@@ -39,6 +42,10 @@ pub(in crate::consensus) struct Shared {
     state: Mutex<State>,
 }
 
+/// Answers a request about entries, as JSON.
+pub type EntriesFront =
+    Arc<dyn Fn(Bytes) -> Pin<Box<dyn Future<Output = Bytes> + Send>> + Send + Sync>;
+
 /// Whether the group runs here.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -63,6 +70,8 @@ struct State {
     errors: BTreeMap<String, String>,
     /// Peers that refuse this node.
     refusals: BTreeMap<String, String>,
+    /// Answers requests about entries, when a runtime runs on this node.
+    entries: Option<EntriesFront>,
     /// A leader that did not answer, and until when others are asked to relay to it.
     unreached: Option<(NodeName, tokio::time::Instant)>,
     /// The clocks of the nodes, as last compared.
@@ -224,6 +233,14 @@ impl Shared {
         }
         state.reserved = Some((provision, now + RESERVED_TIME));
         Ok(())
+    }
+
+    pub(super) fn set_entries(&self, front: EntriesFront) {
+        self.lock().entries = Some(front);
+    }
+
+    pub(super) fn entries(&self) -> Option<EntriesFront> {
+        self.lock().entries.clone()
     }
 
     pub(super) fn set_error(&self, peer: &str, error: Option<String>) {
