@@ -44,8 +44,9 @@ impl From<std::time::SystemTime> for Timestamp {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_types, reason = "a conversion: no clock is read here")]
 mod tests {
+    #![expect(clippy::disallowed_types, reason = "a conversion: no clock is read here")]
+
     use std::time::{Duration, SystemTime};
 
     use super::*;

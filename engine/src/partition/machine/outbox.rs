@@ -3,8 +3,9 @@
 //!
 //! Must always hold: the writes of one attempt to one target are proposed in their order; a write
 //! waits only while messages to its target are in the outbox or in proposed records, so that a
-//! delivery lets it continue; an attempt's suspension follows its last write. Answers, cancels and kills never wait: a record that adds them is
-//! never held back, so two partitions that wait for each other continue.
+//! delivery lets it continue; an attempt's suspension follows its last write. Answers, cancels and
+//! kills never wait: a record that adds them is never held back, so two partitions that wait for
+//! each other continue.
 //!
 //! Must not know: how messages are delivered, which replica leads a target.
 
