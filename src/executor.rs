@@ -116,7 +116,7 @@ impl ExecutorAttempt {
 /// An executor with a lease is lost when it was silent for that long: every call but
 /// [`Executor::next`] counts as a sign of life, as [`Executor::heartbeat`] does. When it is lost,
 /// or its handle is dropped, its attempts return to their queues; that counts as an interruption
-/// of those that it had taken, and after five interruptions an entry is a dead letter.
+/// of the ones that it had taken, and after five interruptions an entry is a dead letter.
 pub struct Executor {
     inner: ExternalExecutor,
 }

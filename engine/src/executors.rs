@@ -298,14 +298,14 @@ impl<A> Executors<A> {
         Some((attempt, None))
     }
 
-    /// Removes the attempts for which this is true, taken or not: their executors are told nothing.
+    /// Removes the attempts for which this is true, taken or not: their executors do not learn it.
     /// Returns them, and the executors that have another one to take because of that.
     pub fn drop_attempts(
         &mut self,
         is_meant: impl Fn(&AttemptKey) -> bool,
     ) -> (Vec<A>, Vec<ExecutorId>) {
         let (mut dropped, mut wake) = (Vec::new(), Vec::new());
-        // First those that wait: otherwise they would be handed over.
+        // First the waiting ones: otherwise they would be handed over.
         self.waiting.retain(|_, waiting| {
             for (key, attempt) in std::mem::take(waiting) {
                 match is_meant(&key) {
@@ -386,7 +386,10 @@ impl<A> Executors<A> {
         assert_eq!(served, counted, "announced services are counted");
         for (service, waiting) in &self.waiting {
             assert!(!waiting.is_empty(), "no list is empty");
-            assert!(self.serves(service), "an attempt waits for `{service}`, which nobody serves");
+            assert!(
+                self.serves(service),
+                "an attempt waits for `{service}`, which no executor serves"
+            );
         }
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct Prepared {
     pub(super) guard: Guard,
 }
 
-/// What runs an attempt.
+/// The executor of an attempt.
 pub(super) enum Runner {
     /// A handler of this process.
     Handler(Arc<dyn Handler>),

@@ -142,7 +142,7 @@ impl ExternalExecutor {
         self.id
     }
 
-    /// Announces how many attempts of a service it runs at once, including those that run now; 0:
+    /// Announces how many attempts of a service it runs at once, including the running ones; 0:
     /// none for now. Returns `false` if it was lost.
     pub fn set_slots(&self, service: &str, slots: u32) -> bool {
         self.announcing(service, |external| {
@@ -308,7 +308,7 @@ impl Drop for ExternalExecutor {
     }
 }
 
-/// Removes an executor, and informs the partitions of the services that nobody serves any more.
+/// Removes an executor, and informs the partitions of the services without an executor.
 fn lose(registry: &Weak<Registry>, executor: &Arc<Executor>, id: ExecutorId, loss: Loss) {
     let external = &executor.shared.external;
     let services = external.state().table.services(id);

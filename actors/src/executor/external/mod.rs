@@ -59,7 +59,7 @@ impl Held {
 struct Known {
     /// Notified when there is an attempt to take, and when the executor is removed.
     wake: Arc<Notify>,
-    /// When it was last heard of.
+    /// When it was last alive.
     heard: Instant,
 }
 
@@ -180,7 +180,7 @@ impl External {
         drop(dropped);
     }
 
-    /// The node is down: executors are told so.
+    /// The node is down: executors learn it.
     pub(super) fn close(&self) {
         let known = {
             let mut state = self.state();
