@@ -196,7 +196,9 @@ impl Executor {
         self.inner.try_next().map(ExecutorAttempt::new)
     }
 
-    /// An attempt succeeded: its entry ends with this result.
+    /// An attempt succeeded: its entry ends with this result. The end is accepted when this
+    /// returns, and durable soon after: if the process dies in between, the entry runs again. Wait
+    /// for the entry's outcome to know that it is durable.
     ///
     /// # Errors
     /// [`AttemptGone`]: the end has no effect.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use forebay::{
     Drain, Entry, EntryHandle, Executor, ExecutorOptions, FailureKind, HandlerError, Json, Outcome,
-    Runtime, executor::AttemptGone,
+    Runtime, Stage, executor::AttemptGone, explain::Reason,
 };
 
 const LONG: Duration = Duration::from_secs(30);
@@ -140,5 +140,39 @@ async fn a_killed_attempt_keeps_its_key_until_its_executor_has_ended_it() {
     worker.complete(next.entry, next.token, "").await.unwrap();
     assert!(outcome(&second).await.is_success());
     assert!(!outcome(&first).await.is_success());
+    runtime.shutdown(Drain::now()).await.unwrap();
+}
+
+#[tokio::test]
+async fn no_more_entries_run_than_executors_have_slots() {
+    let runtime = start().await;
+    let worker = executor(&runtime, "mail", 0);
+    let mut entries = Vec::new();
+    for number in 0..40 {
+        let entry = Entry::to("mail").scope(&format!("tenant-{number}"));
+        entries.push(runtime.enqueue(entry).await.unwrap());
+    }
+    let waits = async {
+        loop {
+            let explained = runtime.explain(entries[0].id()).await.unwrap().unwrap();
+            let reasons = explained.blocked_by.iter().map(|block| &block.reason);
+            if reasons.into_iter().any(|reason| matches!(reason, Reason::NoSlot { .. })) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(waits).await;
+    worker.set_slots("mail", 2).unwrap();
+    for _ in 0..40 {
+        let attempt = within(worker.next()).await.unwrap();
+        assert!(worker.running().len() <= 2);
+        let running = runtime.entries().stage(Stage::Running).list(100).await.unwrap();
+        assert!(running.len() <= 2, "{}", running.len());
+        worker.complete(attempt.entry, attempt.token, "").await.unwrap();
+    }
+    for entry in &entries {
+        assert!(outcome(entry).await.is_success());
+    }
     runtime.shutdown(Drain::now()).await.unwrap();
 }

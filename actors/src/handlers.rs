@@ -29,6 +29,7 @@ const TRIES_MAX: usize = 16;
 impl Registry {
     /// The set of services with a handler has changed.
     pub(crate) fn services_changed(&self, executor: &Executor, changed: Changed) {
+        self.slots.resize(|service| executor.slots(service));
         if changed == Changed::default() {
             return;
         }

@@ -29,6 +29,7 @@ mod down;
 mod own_metadata;
 mod partition;
 mod peers;
+mod slots;
 mod table;
 mod unserved;
 

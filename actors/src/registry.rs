@@ -38,6 +38,7 @@ use crate::{
     peers::ReplicaRows,
     rules::known::RuleBooks,
     shell::{Child, Clock, Look, Ref},
+    slots::SlotPools,
     table::PartitionTable,
     unserved::Unserved,
 };
@@ -107,6 +108,8 @@ pub(crate) struct Registry {
     gauges: DashMap<PartitionId, PartitionGauges, FxBuildHasher>,
     status: watch::Sender<HashMap<PartitionId, PartitionStatus>>,
     capacity: OnceLock<Capacity>,
+    /// The slots of executors beside the handlers.
+    pub(crate) slots: SlotPools,
     /// The shuffles of the partitions led here.
     shuffles: DashMap<PartitionId, Ref<ShuffleInput>, FxBuildHasher>,
     /// The limiters of the partitions led here, for inspection.
@@ -178,6 +181,7 @@ impl Registry {
             gauges: DashMap::default(),
             status: watch::Sender::default(),
             capacity: OnceLock::new(),
+            slots: SlotPools::default(),
             shuffles: DashMap::default(),
             limiters: DashMap::default(),
             shared,
@@ -370,6 +374,7 @@ impl Registry {
 
     /// This many handlers of a partition without a limiter have not stopped.
     pub(crate) fn leave_capacity(&self, partition: PartitionId, running: u32) {
+        self.slots.leave(partition);
         self.the_capacity().leave(partition, running);
     }
 

@@ -181,6 +181,13 @@ pub enum Reason {
         /// When the next token is available (milliseconds since 1970).
         next_token: u64,
     },
+    /// The executors of its service have no free slot: none of them asks for more of its entries.
+    NoSlot {
+        /// The service.
+        service: String,
+        /// Number of entries of the service that run in its partition.
+        running: u32,
+    },
     /// The node runs its maximum number of entries.
     Capacity {
         /// Number of running entries in its partition.

@@ -149,6 +149,11 @@ pub(super) fn reason(reason: &Reason) -> String {
         Reason::Rate { key, rule, pattern, next_token } => {
             format!("{key} has no token before {}, by rule `{pattern}` ({rule})", time(*next_token))
         }
+        Reason::NoSlot { service, running } => {
+            format!(
+                "no executor asks for more of service {service} ({running} of its partition run)"
+            )
+        }
         Reason::Capacity { running, running_max, .. } => format!(
             "this process runs as many as it may: {running_max} ({running} of its partition)"
         ),

@@ -175,6 +175,15 @@ impl Executor {
         self.shared.means.handlers.has(service) || self.shared.external.serves(service)
     }
 
+    /// Number of attempts of a service that executors beside the handlers run at once; not limited
+    /// if this process has a handler for it.
+    pub(crate) fn slots(&self, service: &str) -> u32 {
+        if self.shared.means.handlers.has(service) {
+            return u32::MAX;
+        }
+        self.shared.external.slots(service)
+    }
+
     /// Adds the handler of a service; `None` if the service has a handler of its own name.
     pub(crate) fn add_handler(&self, service: &str, handler: Arc<dyn Handler>) -> Option<Changed> {
         self.shared.means.handlers.add(service, handler)

@@ -369,6 +369,7 @@ fn reason_view(reason: BlockReason, holder: Option<EntryId>, running_max: u32) -
             pattern: pattern.to_string(),
             next_token: next_token.0,
         },
+        BlockReason::Slot { service, running, .. } => Reason::NoSlot { service, running },
         BlockReason::Capacity { running, leased, .. } => {
             Reason::Capacity { running, leased, running_max }
         }

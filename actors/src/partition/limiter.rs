@@ -1,15 +1,16 @@
 //! The limiter actor: performs the effects of the limiter machine.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use forebay_engine::{
     limiter::{Limiter, LimiterEffect},
     partition::machine::PartitionInput,
 };
-use forebay_messages::actor::LimiterMessage;
+use forebay_messages::{PartitionId, actor::LimiterMessage};
 
 use crate::{
     capacity::CapacityClient,
+    registry::Registry,
     shell::{Cx, Performer, TimerKey, Timers},
 };
 
@@ -21,11 +22,19 @@ pub(crate) struct LimiterPerformer {
     timers: Timers,
     timer: Option<TimerKey>,
     capacity: CapacityClient,
+    partition: PartitionId,
+    registry: Arc<Registry>,
 }
 
 impl LimiterPerformer {
-    pub(crate) fn new(links: Rc<Links>, timers: Timers, capacity: CapacityClient) -> Self {
-        Self { links, timers, timer: None, capacity }
+    pub(crate) fn new(
+        links: Rc<Links>,
+        timers: Timers,
+        registry: Arc<Registry>,
+        partition: PartitionId,
+    ) -> Self {
+        let capacity = registry.capacity(partition);
+        Self { links, timers, timer: None, capacity, partition, registry }
     }
 }
 
@@ -40,6 +49,12 @@ impl Performer<Limiter> for LimiterPerformer {
             }
             LimiterEffect::WantCapacity(count) => self.capacity.want(count),
             LimiterEffect::ReturnCapacity(count) => self.capacity.give_back(count),
+            LimiterEffect::WantSlots { service, slots } => {
+                self.registry.slots.want(self.partition, &service, slots);
+            }
+            LimiterEffect::ReturnSlots { service, slots } => {
+                self.registry.slots.give_back(self.partition, &service, slots);
+            }
             LimiterEffect::SetTimer(at) => {
                 if let Some(timer) = self.timer.take() {
                     self.timers.cancel(timer);

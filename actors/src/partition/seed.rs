@@ -7,11 +7,7 @@ use forebay_engine::partition::{
     read::{self, SeedRead},
     rows::VQueueMeta,
 };
-use forebay_messages::{
-    AttemptToken, EntryKey, VQueueId,
-    actor::{LimiterMessage, Seed},
-    rule::RuleUpdate,
-};
+use forebay_messages::{AttemptToken, EntryKey, VQueueId, actor::Seed, rule::RuleUpdate};
 use forebay_storage::partition::Head;
 
 use super::{PartitionCx, PartitionPerformer};
@@ -32,7 +28,7 @@ impl PartitionPerformer {
         match read::seed(&self.store, proposed, stopping, locks_max, name_of) {
             Ok(SeedRead { locks, are_locks_partial, running, stopping: left, holders }) => {
                 self.links.set_looks_up_locks(are_locks_partial);
-                let seed = Seed { rules: self.rules(), locks, running: holders };
+                let seed = Seed { rules: self.rules(), locks, running: holders, ..Seed::default() };
                 let interrupted = self.interrupted(&seed, &running);
                 let last_seq = self.state.inbox_seq();
                 // Attempts of earlier epochs do not run here and are about to be returned.
@@ -47,7 +43,7 @@ impl PartitionPerformer {
                     interrupted,
                     last_seq,
                 });
-                limiter.send(LimiterMessage::Seed(Box::new(seed)));
+                self.registry.slots.seed(self.id, &limiter, seed);
                 self.registry.join_capacity(self.id, &limiter, here);
             }
             Err(error) => self.fail(error.to_string(), cx),

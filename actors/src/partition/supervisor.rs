@@ -86,7 +86,8 @@ impl SupervisorPerformer {
         let performer = LimiterPerformer::new(
             Rc::clone(&self.links),
             self.world.timers().clone(),
-            self.registry.capacity(self.partition),
+            Arc::clone(&self.registry),
+            self.partition,
         );
         let me = cx.me.clone();
         let on_death = Box::new(move |death| {

@@ -39,8 +39,13 @@ impl Limiter {
             return self.wait_for_rules(index);
         }
         let client = &self.clients.slab[index];
+        let slots = self.free_slots(client);
+        if slots == 0 {
+            return self.wait_for_slot(index);
+        }
         // With capacity to spare no group is ready, so this overtakes no client.
-        let count = client.count.min(self.lease.free()).min(self.counters.room(home, self.now));
+        let free = self.lease.free().min(slots);
+        let count = client.count.min(free).min(self.counters.room(home, self.now));
         if count > 0 {
             return self.grant(index, count, effects);
         }
@@ -65,7 +70,7 @@ impl Limiter {
                 self.stop_waiting(index);
                 self.wait_for_rules(index);
             }
-            (Waits::Counter | Waits::Service, true) => {
+            (Waits::Counter | Waits::Service | Waits::Slot, true) => {
                 self.stop_waiting(index);
                 self.wait_for_lock(index);
             }
@@ -85,6 +90,10 @@ impl Limiter {
                 let paused = self.pauses.get_mut(&client.name.service);
                 let paused = paused.expect("a service with waiters is paused");
                 paused.waiters.remove(&mut self.clients.slab, index);
+            }
+            Waits::Slot => {
+                client.waits = Waits::No;
+                self.slots.unqueue(&mut self.clients.slab, index);
             }
             Waits::Lock => {
                 client.waits = Waits::No;

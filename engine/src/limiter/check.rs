@@ -127,6 +127,10 @@ impl Limiter {
     fn check_permits(&self) {
         let used = u32::try_from(self.permits.slab.len()).expect("few permits");
         assert_eq!(self.lease.used(), used, "slots in use and permits held");
+        self.slots.check(|slot| {
+            let held = self.permits.slab.iter().filter(|(_, permit)| permit.slot == Some(slot));
+            u32::try_from(held.count()).expect("few permits")
+        });
         let mut listed = Set::default();
         for (index, client) in self.clients.slab.iter() {
             for permit in client.granted.iter(&self.permits.slab) {
@@ -158,8 +162,13 @@ impl Limiter {
             assert_eq!(Some(paused.rule), rule, "`{service}` is paused by an outdated rule");
             at_services.extend(paused.waiters.iter(&self.clients.slab));
         }
+        let at_slots: Set<ClientIndex> = self.slots.all_waiters(&self.clients.slab).collect();
         for (index, client) in self.clients.slab.iter() {
             let handle = client.handle;
+            let at_slot = at_slots.contains(&index);
+            assert_eq!(client.waits == Waits::Slot, at_slot, "{handle:?} and its slots");
+            let is_free = at_slot && self.free_slots(client) > 0;
+            assert!(!is_free, "{handle:?} waits for a slot while one is free");
             let at_service = at_services.contains(&index);
             assert_eq!(client.waits == Waits::Service, at_service, "{handle:?} and its service");
             let paused = self.rules.service_paused_by(&client.name.service).is_some();
@@ -181,6 +190,7 @@ impl Limiter {
     fn lacks_something(&self, client: &Client) -> bool {
         self.locks.blocks(client.vqueue, client.wish)
             || self.is_paused(client)
+            || self.free_slots(client) == 0
             || self.counters.room(client.home, self.now) == 0
             || self.lease.free() == 0
     }

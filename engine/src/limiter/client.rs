@@ -16,6 +16,7 @@ use super::{
     counter::{CounterIndex, Home},
     list::{Linked, Links, List},
     slab::{Index, Slab},
+    slots::SlotIndex,
 };
 
 pub(super) type ClientIndex = Index<Client>;
@@ -33,6 +34,8 @@ pub(super) enum Waits {
     Lock,
     /// Its service, which is paused: it is in that service's list.
     Service,
+    /// A slot of the executors of its service: it is in that service's list.
+    Slot,
     /// A counter or capacity: it is in the list of the counter it lives at.
     Counter,
 }
@@ -161,6 +164,8 @@ pub(super) struct Permit {
     pub(super) client: Option<ClientIndex>,
     /// The vqueue whose lock was taken with it.
     pub(super) lock: Option<VQueueId>,
+    /// The service whose slot was taken with it.
+    pub(super) slot: Option<SlotIndex>,
     pub(super) links: Links<Self>,
 }
 
@@ -197,11 +202,12 @@ impl Permits {
         home: CounterIndex,
         client: Option<ClientIndex>,
         lock: Option<VQueueId>,
+        slot: Option<SlotIndex>,
     ) -> PermitIndex {
         self.last_serial += 1;
         let serial = self.last_serial;
         let index =
-            self.slab.insert(Permit { serial, home, client, lock, links: Links::default() });
+            self.slab.insert(Permit { serial, home, client, lock, slot, links: Links::default() });
         self.by_serial.insert(serial, index);
         index
     }

@@ -80,6 +80,15 @@ pub enum BlockReason {
         /// When the next token is available.
         next_token: Timestamp,
     },
+    /// A slot of the executors of its service.
+    Slot {
+        /// The service.
+        service: String,
+        /// Slots in use in this partition.
+        running: u32,
+        /// Slots leased to it.
+        leased: u32,
+    },
     /// A slot of the node's capacity.
     Capacity {
         /// Permits held in this partition.
@@ -122,7 +131,7 @@ pub struct Explanation {
     pub waiting_since: Option<Timestamp>,
     /// How many permits it waits for.
     pub wanted: u32,
-    /// All reasons: lock, service, l2, l1, scope, capacity.
+    /// All reasons: lock, service, slot, l2, l1, scope, capacity.
     pub reasons: Vec<Blocked>,
     /// Its position, if it waits for a counter or for capacity.
     pub rank: Option<Rank>,
@@ -294,6 +303,10 @@ impl Limiter {
             let (service, pattern) = (name.service.to_string(), by.pattern.clone());
             let reason = BlockReason::ServicePaused { service, rule: by.id, pattern };
             blocked(reason, paused.since);
+        }
+        if let Some((running, leased, since)) = self.slots.lacking(&name.service) {
+            let service = name.service.to_string();
+            blocked(BlockReason::Slot { service, running, leased }, since);
         }
         // A level without a counter has no usage, but can be paused.
         let levels = key_of(name);

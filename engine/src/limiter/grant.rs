@@ -31,11 +31,14 @@ impl Limiter {
             let mut count = 0;
             if self.locks.blocks(client.vqueue, client.wish) {
                 self.wait_for_lock(index);
+            } else if self.free_slots(client) == 0 {
+                self.wait_for_slot(index);
             } else {
                 // One at a time while others of the group wait.
                 let alone = self.counters.slab[group].waiting == 0;
                 let requested = if alone { client.count } else { 1 };
                 let turn = self.counters.turn(group);
+                let free = free.min(self.free_slots(client));
                 count = requested.min(turn).min(free).min(self.counters.room(home, self.now));
                 self.grant(index, count, effects);
             }
@@ -47,13 +50,14 @@ impl Limiter {
     /// Gives `count` permits to a client that is in no list. The caller has done all checks.
     pub(super) fn grant(&mut self, index: ClientIndex, count: u32, effects: &mut Effects) {
         assert!(count > 0, "a grant of no permits");
+        let slot = self.slot_of(&self.clients.slab[index]);
         let client = &mut self.clients.slab[index];
         assert_eq!(client.waits, Waits::No, "a client in a list was granted permits");
         let (home, wish) = (client.home, client.wish);
         let first = self.permits.next_serial();
         let lock = (wish != LockWish::None).then_some(client.vqueue);
         for _ in 0..count {
-            let permit = self.permits.insert(home, Some(index), lock);
+            let permit = self.permits.insert(home, Some(index), lock, slot);
             client.granted.push_back(&mut self.permits.slab, permit);
             self.counters.hold(home);
         }
@@ -62,6 +66,9 @@ impl Limiter {
         }
         self.counters.take(home, count, self.now);
         self.lease.take(count, self.now);
+        if let Some(slot) = slot {
+            self.slots.take(slot, count, self.now);
+        }
         self.stats.granted += u64::from(count);
         let first = PermitId { incarnation: self.incarnation, serial: first };
         let permits = Permits { first, count };

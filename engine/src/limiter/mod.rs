@@ -1,10 +1,10 @@
 //! The limiter: decides which vqueue may start an entry, and when.
 //!
 //! Owns: the counters of every scope, l1 and l2 in use, the waiting clients and their order, the
-//! locks of vqueues, token buckets, this partition's share of the node's capacity, and the held
-//! permits. Must always hold:
+//! locks of vqueues, token buckets, this partition's share of the node's capacity and of the slots
+//! of executors, and the held permits. Must always hold:
 //!
-//! 1. No grant exceeds a limit, a token bucket, a lock or the leased capacity.
+//! 1. No grant exceeds a limit, a token bucket, a lock, or the leased capacity or slots.
 //! 2. A parent counter counts what its children count; no counter falls below zero.
 //! 3. No vqueue waits while everything it needs is free.
 //! 4. A permit is returned once; one of another incarnation, or one that is not held, is rejected
@@ -34,7 +34,9 @@ mod pauses;
 mod release;
 mod rules;
 mod slab;
+mod slots;
 
+use bytestring::ByteString;
 use forebay_messages::{
     Generation, PermitId, Timestamp,
     actor::{Granted, LimiterMessage},
@@ -53,6 +55,7 @@ use counters::Counters;
 use lease::{Balance, Lease};
 use locks::Locks;
 use pauses::Pauses;
+use slots::Slots;
 
 /// Configuration of a limiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +106,20 @@ pub enum LimiterEffect {
     /// Return this many slots to the node. Exactly once: a lost one is lost until the node forgets
     /// this partition.
     ReturnCapacity(u32),
+    /// Ask for this many more slots of a service; as `WantCapacity`.
+    WantSlots {
+        /// The service.
+        service: ByteString,
+        /// How many, at least one.
+        slots: u32,
+    },
+    /// Return slots of a service; as `ReturnCapacity`.
+    ReturnSlots {
+        /// The service.
+        service: ByteString,
+        /// How many, at least one.
+        slots: u32,
+    },
     /// Send `Tick` at this time or soon after. Replaces a later timer; early or superfluous ticks
     /// are harmless.
     SetTimer(Timestamp),
@@ -137,6 +154,7 @@ pub struct Limiter {
     locks: Locks,
     pauses: Pauses,
     lease: Lease,
+    slots: Slots,
     /// The time for which the timer is set.
     timer: Option<Timestamp>,
     last_ticket: Ticket,
@@ -161,6 +179,7 @@ impl Limiter {
             locks: Locks::default(),
             pauses: Pauses::default(),
             lease: Lease::new(config.capacity, config.spare_slots_max),
+            slots: Slots::default(),
             timer: None,
             last_ticket: 0,
             stats: LimiterStats::default(),
@@ -219,6 +238,10 @@ impl Limiter {
                 let slots = self.lease.claim();
                 effects.extend(slots.map(LimiterEffect::ReturnCapacity));
             }
+            LimiterMessage::SlotsAnnounced(service) => self.slots.announce(service),
+            LimiterMessage::Slots { service, change } => {
+                effects.extend(self.slots.change(&service, change));
+            }
             LimiterMessage::Tick => {}
         }
     }
@@ -227,6 +250,7 @@ impl Limiter {
         let Balance { want, give_back } = self.lease.balance(self.counters.ring.len());
         effects.extend(want.map(LimiterEffect::WantCapacity));
         effects.extend(give_back.map(LimiterEffect::ReturnCapacity));
+        self.slots.balance(effects);
     }
 
     fn update_timer(&mut self, effects: &mut Effects) {
@@ -260,6 +284,7 @@ impl Machine for Limiter {
         }
         self.receive(message, effects);
         self.grant_ready(None, effects);
+        self.offer_slots(effects);
         self.update_capacity(effects);
         self.update_timer(effects);
     }

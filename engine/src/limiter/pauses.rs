@@ -96,7 +96,8 @@ impl Limiter {
             let is_below = service_and_above(&client.name.service).any(|name| name == &**service);
             is_below && above.is_none_or(|above| above.len() < service.len())
         };
-        let waits = |client: &Client| matches!(client.waits, Waits::Counter | Waits::Service);
+        let waits =
+            |client: &Client| matches!(client.waits, Waits::Counter | Waits::Service | Waits::Slot);
         let all = self.clients.slab.iter();
         let concerned: Vec<(u64, ClientIndex)> = all
             .filter(|(_, client)| waits(client) && is_nearest(client))

@@ -54,6 +54,7 @@ impl Limiter {
         let permit = self.permits.remove(permit);
         let freed = self.counters.put(permit.home, unused, self.now);
         effects.extend(self.lease.put().map(LimiterEffect::ReturnCapacity));
+        effects.extend(permit.slot.and_then(|slot| self.slots.put(slot)));
         if let Some(vqueue) = permit.lock {
             let mut woken = Woken { clients: &mut self.clients.slab, indices: Vec::new() };
             self.locks.give_back(vqueue, permit.serial, keep_lock, unused, &mut woken);

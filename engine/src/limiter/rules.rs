@@ -23,6 +23,7 @@ impl Limiter {
             self.rules.apply(update);
         }
         self.update_pauses(&seed.rules);
+        seed.services.into_iter().for_each(|service| self.slots.announce(service));
         for (vqueue, entry) in seed.locks {
             self.locks.seed(vqueue, Holder::Entry(entry), self.now);
         }
@@ -34,7 +35,11 @@ impl Limiter {
             self.lease.take(1, self.now);
             let lock = running.name.has_lock().then_some(running.vqueue);
             let serial = self.permits.next_serial();
-            self.permits.insert(home, None, lock);
+            let slot = self.slots.find(&running.name.service);
+            if let Some(slot) = slot {
+                self.slots.take(slot, 1, self.now);
+            }
+            self.permits.insert(home, None, lock, slot);
             let holder =
                 lock.and_then(|vqueue| self.locks.held.get(&vqueue)).map(|lock| lock.holder);
             let mine = holder.is_none_or(|holder| holder == Holder::Entry(running.entry));

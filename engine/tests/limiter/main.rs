@@ -14,3 +14,4 @@ mod rates;
 mod rig;
 mod rules;
 mod scale;
+mod slots;

@@ -163,6 +163,9 @@ impl Pair {
                     let left = self.naive.slots.and_then(|had| had.checked_sub(slots));
                     self.naive.slots = Some(left.expect("returned more than was leased"));
                 }
+                LimiterEffect::WantSlots { .. } | LimiterEffect::ReturnSlots { .. } => {
+                    unreachable!("no service was announced")
+                }
                 LimiterEffect::SetTimer(time) => {
                     assert!(time > self.rig.now, "a timer in the past spins");
                     assert!(self.timer.is_none_or(|set| time < set), "a superfluous timer");
@@ -310,6 +313,7 @@ fn written(reason: &BlockReason) -> String {
         BlockReason::Paused { key, .. } => format!("pause of {key}"),
         BlockReason::Concurrency { key, .. } => format!("limit of {key}"),
         BlockReason::Rate { key, .. } => format!("rate of {key}"),
+        BlockReason::Slot { service, .. } => format!("slots of {service}"),
         BlockReason::Capacity { .. } => "capacity".to_owned(),
     }
 }

@@ -72,7 +72,7 @@ fn a_seeded_limiter_counts_running_entries_in_order() {
     });
     let locks = vec![(id(&name("s/a#k")), entry(1)), (id(&name("s/a#other")), entry(9))];
     let rules = vec![limit("s", 2), limit("s/a", 1)];
-    let seed = Seed { rules, locks, running: running.to_vec() };
+    let seed = Seed { rules, locks, running: running.to_vec(), ..Seed::default() };
     let mut rig = Rig::with(LimiterConfig::default(), seed);
     let permits: Vec<_> =
         (1..=3).map(|serial| PermitId { incarnation: INCARNATION, serial }).collect();

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytestring::ByteString;
+
 use crate::{EntryId, PermitId, VQueueHandle, VQueueId, VQueueName, rule::RuleUpdate};
 
 /// The request of an [`Acquire`] for its vqueue's lock.
@@ -92,6 +94,8 @@ pub struct Seed {
     pub locks: Vec<(VQueueId, EntryId)>,
     /// Entries that run (or may still run).
     pub running: Vec<SeedRunning>,
+    /// Services whose entries need a slot, see [`LimiterMessage::SlotsAnnounced`].
+    pub services: Vec<ByteString>,
 }
 
 /// An entry that already runs when the limiter starts.
@@ -103,6 +107,17 @@ pub struct SeedRunning {
     pub vqueue: VQueueId,
     /// The vqueue's name.
     pub name: Arc<VQueueName>,
+}
+
+/// A change of this partition's share of the slots of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotChange {
+    /// As [`LimiterMessage::CapacityLeased`].
+    Leased(u32),
+    /// As [`LimiterMessage::CapacityRecalled`].
+    Recalled,
+    /// As [`LimiterMessage::CapacityClaimed`].
+    Claimed,
 }
 
 /// Messages to a limiter.
@@ -144,6 +159,16 @@ pub enum LimiterMessage {
     /// It is another partition's turn: return one slot, an unused one at once, otherwise the next
     /// one freed, even if a vqueue here waits for it.
     CapacityClaimed,
+    /// Executors beside the handlers of the process run a service: from now on its entries need a
+    /// slot of one of them. Before the first request of that service.
+    SlotsAnnounced(ByteString),
+    /// This partition's share of the slots of an announced service changes.
+    Slots {
+        /// The service.
+        service: ByteString,
+        /// How.
+        change: SlotChange,
+    },
     /// A requested time has come (a token of a rate limit is available).
     Tick,
 }

@@ -8,7 +8,7 @@ mod vqueue;
 
 pub use executor::AttemptEnd;
 pub use limiter::{
-    Acquire, Granted, LimiterMessage, LockWish, Permits, Release, Seed, SeedRunning,
+    Acquire, Granted, LimiterMessage, LockWish, Permits, Release, Seed, SeedRunning, SlotChange,
 };
 pub use refill::{CancelRefill, RefillDone, RefillFailed, RefillId, RefillRequest};
 pub use vqueue::{InboxChange, VQueueMessage};

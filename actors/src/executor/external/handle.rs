@@ -168,6 +168,10 @@ impl ExternalExecutor {
     /// not any more.
     fn announcing(&self, service: &str, change: impl FnOnce(&External) -> bool) -> bool {
         let Some(executor) = self.executor.upgrade() else { return false };
+        if let Some(registry) = self.registry.upgrade() {
+            // Before the service is served.
+            registry.slots.announce(service);
+        }
         let before = executor.has_handler(service);
         let is_known = change(&executor.shared.external);
         let now = executor.has_handler(service);

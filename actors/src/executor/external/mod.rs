@@ -117,6 +117,11 @@ impl External {
         self.is_used() && self.state().table.serves(service)
     }
 
+    /// Number of attempts of a service that all executors together run at once.
+    pub(super) fn slots(&self, service: &str) -> u32 {
+        if self.is_used() { self.state().table.slots(service).max } else { 0 }
+    }
+
     /// Hands an attempt to an executor, or keeps it until one has a free slot.
     pub(super) fn assign(&self, prepared: Prepared) {
         let key = prepared.key();

@@ -266,7 +266,8 @@ impl Node {
         let read = self.seed(proposed, stopping);
         let SeedRead { locks, are_locks_partial, running, stopping, holders } = read;
         self.looks_up_locks = are_locks_partial;
-        let seed = Seed { rules: vec![any_limiter::rule()], locks, running: holders };
+        let seed =
+            Seed { rules: vec![any_limiter::rule()], locks, running: holders, ..Seed::default() };
         self.slots = None;
         self.seeds += 1;
         self.tell_limiter(LimiterMessage::Seed(Box::new(seed)));
