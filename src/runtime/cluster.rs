@@ -35,7 +35,9 @@ impl Builder {
     /// [`Builder::start`] waits until the node is part of a cluster; meanwhile `forebay cluster
     /// status` and `forebay cluster provision` work through the socket in the data directory. The
     /// rules that are known here stay in force while the cluster has no majority; changing them
-    /// fails with [`ErrorKind::Retry`](crate::ErrorKind::Retry) then.
+    /// fails with [`ErrorKind::Retry`](crate::ErrorKind::Retry) then, or with
+    /// [`ErrorKind::Unknown`](crate::ErrorKind::Unknown) in the half second before the node knows
+    /// it.
     ///
     /// The data directory is the one of `config`, or of [`Builder::data_dir`] if that is empty. A
     /// directory that ran alone keeps its entries, and brings its rules into the cluster that is
