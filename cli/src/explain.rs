@@ -97,6 +97,7 @@ fn blocked(block: &BlockView, now: Timestamp) -> String {
 }
 
 /// Why it does not run, in a sentence.
+#[expect(clippy::too_many_lines, reason = "one arm per reason")]
 pub(super) fn reason(reason: &Reason) -> String {
     match reason {
         Reason::NotLed { partition, why } => {

@@ -93,6 +93,7 @@ pub(crate) async fn try_answer(node: &Node, request: Request) -> Result<Response
     })
 }
 
+#[expect(clippy::too_many_lines, reason = "one arm per request")]
 async fn answer_or_refuse(node: &Node, request: Request) -> Result<Response, Refused> {
     let inspect = node.inspect();
     Ok(match request {

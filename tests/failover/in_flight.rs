@@ -120,6 +120,7 @@ async fn client(runtime: Runtime, number: usize, stop: Arc<AtomicBool>) -> Durat
     longest
 }
 
+#[expect(clippy::too_many_lines, reason = "one scenario in its order")]
 async fn takes_over(fate: Fate) {
     let dir = tempfile::tempdir().unwrap();
     let log = SharedLog::open(dir.path().join("log"), TrimLog::Flushed).unwrap();

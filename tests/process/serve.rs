@@ -192,6 +192,7 @@ fn slow_clients_are_dropped_and_hold_up_nothing() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "three checks of one server")]
 fn waiting_clients_cost_little_and_stuck_readers_hold_up_nothing() {
     let serving = Serving::new(&[]);
     let client = &serving.client;

@@ -33,6 +33,7 @@ impl Journal {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one check per reason")]
     fn disagreements(&self, now: Timestamp, entry: usize, view: &ExplainView) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut demand = |holds: bool, text: &str| {

@@ -16,6 +16,7 @@ use super::{
 };
 
 impl World {
+    #[expect(clippy::too_many_lines, reason = "one arm per fault")]
     pub(super) fn inject(&mut self, index: usize, fault: Fault) {
         self.note(format!("node {index}: {fault:?}"));
         let disk = self.nodes[index].disk.clone();

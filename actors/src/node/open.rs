@@ -78,6 +78,7 @@ fn medium(config: &NodeConfig) -> Medium {
     if config.small_buffers { medium.with_small_buffers() } else { medium }
 }
 
+#[expect(clippy::too_many_lines, reason = "the parts in the order in which they open")]
 fn open_storage(config: &NodeConfig) -> Result<Storage, NodeError> {
     let shared = config.shared.as_ref();
     match (&config.place, shared) {

@@ -253,6 +253,7 @@ impl PartitionPerformer {
 }
 
 impl Performer<Partition> for PartitionPerformer {
+    #[expect(clippy::too_many_lines, reason = "one arm per effect")]
     fn perform(&mut self, effect: PartitionEffect, cx: &mut PartitionCx<'_>) {
         if self.upkeep.is_none() {
             self.upkeep = Some(self.tick_at(Timestamp(cx.now.0 + UPKEEP_INTERVAL_MS), cx));

@@ -87,6 +87,7 @@ fn unique(entries: &[EntryId]) -> Vec<EntryId> {
 }
 
 impl Model {
+    #[expect(clippy::too_many_lines, reason = "one arm per command")]
     pub(crate) fn apply(&mut self, record: &Record) -> Reply {
         if let Some(reply) = self.refuse(&record.producer) {
             return reply;

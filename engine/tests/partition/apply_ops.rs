@@ -286,6 +286,7 @@ impl Maker {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm per kind of command")]
     fn command(&mut self, op: &Op, tables: &MemTables) -> Command {
         match op {
             Op::Enqueue(new) => self.enqueue(new),

@@ -63,6 +63,7 @@ const READ_FIRST: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// [`ExecError`]: the run could not start, or not finish.
+#[expect(clippy::too_many_lines, reason = "the steps of a run in their order")]
 pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<Exit, ExecError> {
     let started = Instant::now();
     let data_dir = absolute(&global.data_dir)?;

@@ -465,6 +465,7 @@ impl Machine for Partition {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm per input")]
     fn step(&mut self, now: Timestamp, input: PartitionInput, effects: &mut Vec<PartitionEffect>) {
         match input {
             PartitionInput::Committed { first, records } => {

@@ -263,6 +263,7 @@ impl<B: Backend> World<B> {
         self.perform(at, effects, led);
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm per effect")]
     fn perform(&mut self, at: usize, effects: Vec<Effect>, led: bool) {
         let storage = self.nodes[at].storage();
         let mut follow_up = Vec::new();

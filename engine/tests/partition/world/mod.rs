@@ -110,6 +110,7 @@ impl World {
         true
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm per step")]
     fn take(&mut self, what: Ready, count: usize) {
         let Self { shared, nodes, .. } = self;
         match what {

@@ -177,6 +177,7 @@ impl Node {
         self.check_handlers(shared);
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm per effect")]
     fn perform(
         &mut self,
         effect: PartitionEffect,
