@@ -517,7 +517,11 @@ impl Node {
         for outcomes in outcomes {
             match outcomes {
                 LimiterOutput::Granted(granted) => {
-                    self.checks.granted(&granted, &self.replica.tables);
+                    // A leader that leaves returns the permits of decisions that it does not
+                    // propose, and with them locks that entries keep: it decides nothing more.
+                    if self.partition.phase() == Phase::Leading {
+                        self.checks.granted(&granted, &self.replica.tables);
+                    }
                     let Granted { handle, permits } = granted;
                     match self.vqueues.get(&handle) {
                         Some(_) => self.tell_vqueue(handle, VQueueMessage::Granted(permits)),
