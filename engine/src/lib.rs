@@ -11,6 +11,7 @@ pub mod consensus;
 pub mod executors;
 pub mod inbox;
 pub mod leadership;
+pub mod leases;
 pub mod limiter;
 pub mod machine;
 pub mod metadata;
