@@ -79,9 +79,9 @@ pub struct ExecutorAttempt {
 
 impl ExecutorAttempt {
     fn new(assignment: Assignment) -> Self {
-        let Assignment { entry, token, name, attempt, attempts_max, last_failure, payload, cancel } =
+        let Assignment { entry, token, name, attempt, attempts_max, payload, cancel, .. } =
             assignment;
-        let last_failure = last_failure.to_string();
+        let last_failure = assignment.last_failure.to_string();
         Self { entry, token, attempt, attempts_max, last_failure, payload, name, cancel }
     }
 

@@ -22,8 +22,14 @@ use std::{sync::Arc, time::SystemTime};
 
 use forebay_actors::tokens::WatchedTokens;
 use forebay_api::{MetricsView, Request, Response, TokenRole};
-use forebay_http::backend::{self, Backend, NewEntry, Stored, TOKEN_HASH_LEN};
-use forebay_messages::{EntryId, Outcome, Timestamp};
+use forebay_engine::leases::{LeaseId, NoLease};
+use forebay_http::backend::{
+    self, Backend, LeaseEnd, LeaseRequest, LeaseState, Leases, NewEntry, Stored, TOKEN_HASH_LEN,
+};
+use forebay_messages::{
+    EntryId, Outcome, Timestamp,
+    vqueue::{Part, check_component},
+};
 use futures_util::{
     future::BoxFuture,
     stream::{self, BoxStream, StreamExt as _},
@@ -40,6 +46,7 @@ use crate::{
     control::{RequestError, role_view},
     error::{EnqueueError, ErrorKind, NodeError, ResultError},
     events::NextEvent,
+    workers::{WorkerError, Workers},
 };
 
 /// The routes of a runtime: `/v1/…` and `/metrics`. They do not keep it alive; without it, every
@@ -50,14 +57,25 @@ use crate::{
 pub async fn router(runtime: &Runtime, options: HttpOptions) -> Result<axum::Router, NodeError> {
     let tokens = runtime.node().tokens().watch().await?;
     let payload_len_max = runtime.payload_len_max();
+    let workers = runtime.part_or_attach(|| Workers::start(runtime, options.lease))?;
     let runtime = runtime.downgrade();
-    let backend = RuntimeBackend { runtime, tokens, payload_len_max };
+    let backend = RuntimeBackend { runtime, tokens, workers, payload_len_max };
     Ok(forebay_http::router(Box::new(backend), options))
+}
+
+/// Gives workers no more leases, answers waiting requests, and lets the others report their ends
+/// for this time. Call it before the server of the router ends; the runtime does the same, with no
+/// time, when it is shut down. Cancel-safe.
+pub async fn drain_workers(runtime: &Runtime, within: std::time::Duration) {
+    if let Some(workers) = runtime.part::<Workers>() {
+        workers.drain(within).await;
+    }
 }
 
 struct RuntimeBackend {
     runtime: WeakRuntime,
     tokens: WatchedTokens,
+    workers: Arc<Workers>,
     payload_len_max: usize,
 }
 
@@ -104,6 +122,17 @@ fn of_enqueue(error: &EnqueueError) -> Problem {
 
 fn of_result(error: &ResultError) -> Problem {
     problem(error.kind(), error.to_string())
+}
+
+fn of_worker(error: WorkerError) -> Problem {
+    let second = std::time::Duration::from_secs(1);
+    let again = |code| Problem::new(code, error.to_string()).retry_after(second);
+    match error {
+        WorkerError::TooManyPolls | WorkerError::TooManyServices => again(Code::Busy),
+        WorkerError::Closed => again(Code::Stopped),
+        WorkerError::Unknown => again(Code::Unknown),
+        WorkerError::LeaseEnded => Problem::new(Code::LeaseEnded, error.to_string()),
+    }
 }
 
 fn entry(new: NewEntry) -> Entry {
@@ -191,6 +220,34 @@ impl Backend for RuntimeBackend {
         Box::pin(async move {
             let outcome = handle?.outcome().await;
             outcome.map_err(|error| of_result(&error))
+        })
+    }
+
+    fn lease(&self, request: LeaseRequest) -> BoxFuture<'static, Result<Leases, Problem>> {
+        let workers = Arc::clone(&self.workers);
+        Box::pin(async move {
+            for service in &request.services {
+                check_component(Part::Service, service).map_err(|error| {
+                    Problem::bad_input(format!("the service `{service}`: {error}"))
+                })?;
+            }
+            workers.lease(request).await.map_err(of_worker)
+        })
+    }
+
+    fn heartbeat(&self, leases: &[String]) -> Result<Vec<LeaseState>, Problem> {
+        self.runtime()?;
+        let id = |lease: &String| lease.parse::<LeaseId>().unwrap_or_default();
+        let ids: Vec<_> = leases.iter().map(id).collect();
+        Ok(self.workers.heartbeat(&ids))
+    }
+
+    fn end_lease(&self, lease: String, end: LeaseEnd) -> BoxFuture<'static, Result<bool, Problem>> {
+        let workers = Arc::clone(&self.workers);
+        Box::pin(async move {
+            let id =
+                lease.parse().map_err(|error: NoLease| Problem::bad_input(error.to_string()))?;
+            workers.end(id, &end).await.map_err(of_worker)
         })
     }
 

@@ -93,6 +93,8 @@ pub mod snapshot {
 }
 #[cfg(feature = "testkit")]
 pub mod testkit;
+#[cfg(feature = "http")]
+mod workers;
 
 pub use aliases::Aliases;
 pub use client::{Entries, Entry, EntryHandle, VQueueControl};

@@ -8,7 +8,9 @@ use std::{io, net::SocketAddr, process::ExitCode, time::Duration};
 use forebay::{
     Drain, NodeError, Runtime, RuntimeError,
     control::TokenRole,
-    http::{HttpOptions, LocalToken, ServeOptions, router, serve, token_hash, token_text},
+    http::{
+        HttpOptions, LocalToken, ServeOptions, drain_workers, router, serve, token_hash, token_text,
+    },
 };
 use thiserror::Error;
 use tokio::{
@@ -21,7 +23,7 @@ use super::{
     console::note,
 };
 
-/// Maximum time of a shutdown.
+/// Maximum time for leases to end, and of the shutdown after that.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Why the server does not run.
@@ -67,6 +69,7 @@ pub(crate) async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode, S
     let mut options = HttpOptions::default();
     options.needs_token = !args.no_auth;
     options.hosts.clone_from(&args.hosts);
+    options.lease = args.lease;
     let mut url = format!("http://{}/", listener.local_addr()?);
     // Beyond loopback the output may be in a log that others read: tokens are made there.
     if is_local && !args.no_auth {
@@ -78,10 +81,18 @@ pub(crate) async fn run(global: &Global, args: &ServeArgs) -> Result<ExitCode, S
     note(&format!("listening on {url}"));
     let mut limits = ServeOptions::default();
     limits.connections_max = args.connections as usize;
-    let end = async {
+    let mut signals = async || {
         tokio::select! {
             _ = terminated.recv() => {}
             _ = interrupted.recv() => {}
+        }
+    };
+    let end = async {
+        signals().await;
+        // Workers report their ends meanwhile; a second signal ends it at once.
+        tokio::select! {
+            () = drain_workers(&runtime, DRAIN) => {}
+            () = signals() => {}
         }
     };
     serve(listener, routes, limits, end).await;

@@ -38,6 +38,8 @@ pub enum Code {
     NotChanged,
     /// The present state does not allow it.
     Refused,
+    /// The lease has ended: its worker must stop, and what it reports is not done.
+    LeaseEnded,
     /// Another client changed it first: read it again.
     Conflict,
     /// It does not have the version that `If-Match` or `If-None-Match` names.
@@ -73,7 +75,9 @@ impl Code {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
-            Self::NotChanged | Self::Refused | Self::Conflict => StatusCode::CONFLICT,
+            Self::NotChanged | Self::Refused | Self::LeaseEnded | Self::Conflict => {
+                StatusCode::CONFLICT
+            }
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -93,6 +97,7 @@ impl Code {
             Self::Timeout => "The request took too long",
             Self::NotChanged => "Not changed",
             Self::Refused => "The present state does not allow it",
+            Self::LeaseEnded => "The lease has ended",
             Self::Conflict => "Changed by another client",
             Self::PreconditionFailed => "Another version",
             Self::TooLarge => "The body is too large",

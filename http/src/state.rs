@@ -46,6 +46,9 @@ pub struct HttpOptions {
     pub body_time_max: Duration,
     /// Maximum number of readers of events (default: 2,048).
     pub event_readers_max: usize,
+    /// How long a worker's lease holds without a heartbeat (default: 30 s). All routers of a
+    /// runtime have that of the first.
+    pub lease: Duration,
 }
 
 impl Default for HttpOptions {
@@ -58,6 +61,7 @@ impl Default for HttpOptions {
             body_memory_max: 256 << 20,
             body_time_max: Duration::from_secs(30),
             event_readers_max: 2_048,
+            lease: Duration::from_secs(30),
         }
     }
 }

@@ -6,6 +6,8 @@ mod calls;
 #[cfg(feature = "cluster")]
 mod cluster;
 mod observe;
+#[cfg(feature = "http")]
+mod part;
 mod weak;
 
 use std::{
@@ -43,6 +45,8 @@ use crate::{
 
 pub use batch::EachEnqueued;
 pub use builder::{Builder, PARTITIONS_MAX, THREADS_MAX};
+#[cfg(feature = "http")]
+pub(crate) use part::Closing;
 pub use weak::WeakRuntime;
 
 /// Maximum number of entries in one [`Runtime::enqueue_batch`].
@@ -119,6 +123,9 @@ struct Attached {
     /// The node of a cluster.
     #[cfg(feature = "cluster")]
     cluster: Option<InCluster>,
+    /// Parts of other layers, which end before the node.
+    #[cfg(feature = "http")]
+    others: Vec<Arc<dyn Closing>>,
 }
 
 /// The node of a cluster, and whether it ends with the runtime.
@@ -492,6 +499,8 @@ impl Runtime {
     pub async fn shutdown(&self, drain: Drain) -> Result<(), RuntimeError> {
         let control = self.attached().control.take();
         drop(control);
+        #[cfg(feature = "http")]
+        self.close_parts().await;
         #[cfg(feature = "cluster")]
         if let Some(cluster) = self.owned_cluster() {
             let node = Arc::clone(&self.node);

@@ -5,6 +5,7 @@ mod enqueue;
 mod events;
 mod rules;
 mod tokens;
+mod workers;
 
 use std::net::TcpListener;
 

@@ -1,12 +1,18 @@
 //! `serve`, `token`.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use clap::{Args, Subcommand};
 use forebay::control::TokenRole;
 
-/// Serve a data directory over HTTP: enqueue, results, rules, views, events, metrics. Runs no
-/// entries itself
+use super::values::seconds;
+
+/// Shortest and longest lease of a worker.
+const LEASE_MIN: Duration = Duration::from_millis(200);
+const LEASE_MAX: Duration = Duration::from_secs(3_600);
+
+/// Serve a data directory over HTTP: enqueue, results, workers, rules, views, events, metrics. Runs
+/// no entries itself: workers in other processes do
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ServeArgs {
     /// Where to listen
@@ -23,9 +29,23 @@ pub(crate) struct ServeArgs {
     /// Maximum number of connections
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) connections: u32,
+    /// How long a worker may be silent before its entries run elsewhere: seconds, or a duration
+    /// like `1m30s`
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = lease)]
+    pub(crate) lease: Duration,
     /// Number of partitions of a new data directory (default: one per core)
     #[arg(long, value_name = "N")]
     pub(crate) partitions: Option<u32>,
+}
+
+/// The duration of a lease.
+fn lease(text: &str) -> Result<Duration, String> {
+    let lease = seconds(text).map_err(|error| error.to_string())?;
+    let allowed = LEASE_MIN..=LEASE_MAX;
+    if !allowed.contains(&lease) {
+        return Err(format!("a lease holds {LEASE_MIN:?} to {LEASE_MAX:?}"));
+    }
+    Ok(lease)
 }
 
 /// Make, list and revoke tokens for `forebay serve`

@@ -11,6 +11,7 @@ mod explain;
 mod queues;
 mod rules;
 mod values;
+mod workers;
 
 pub(crate) use bulk::*;
 pub(crate) use enqueue::*;
@@ -20,3 +21,4 @@ pub(crate) use explain::*;
 pub(crate) use queues::*;
 pub(crate) use rules::*;
 pub(crate) use values::*;
+pub(crate) use workers::*;

@@ -11,6 +11,7 @@ mod events;
 mod metrics;
 mod rules;
 mod views;
+mod workers;
 
 use std::sync::Arc;
 
@@ -65,8 +66,18 @@ fn other_routes() -> Routes {
         .routes(routes!(metrics::metrics))
 }
 
+fn worker_routes() -> Routes {
+    OpenApiRouter::new()
+        .routes(routes!(workers::lease))
+        .routes(routes!(workers::heartbeat))
+        .routes(routes!(workers::complete))
+        .routes(routes!(workers::fail))
+        .routes(routes!(workers::snooze))
+}
+
 fn documented() -> (axum::Router<Arc<Server>>, OpenApi) {
-    let (router, mut document) = entry_routes().merge(other_routes()).split_for_parts();
+    let routes = entry_routes().merge(other_routes()).merge(worker_routes());
+    let (router, mut document) = routes.split_for_parts();
     openapi::complete(&mut document);
     (router, document)
 }

@@ -43,6 +43,8 @@ pub struct Assignment {
     pub attempt: u32,
     /// Maximum number of attempts; 0 means no limit.
     pub attempts_max: u32,
+    /// How often its executor was lost while the entry ran.
+    pub interrupted: u32,
     /// Message of the last failed attempt.
     pub last_failure: ByteString,
     /// The input.
@@ -59,6 +61,7 @@ impl Assignment {
             name: run.name,
             attempt: run.attempt,
             attempts_max: run.attempts_max,
+            interrupted: run.interrupted,
             last_failure: run.last_failure,
             payload,
             cancel,
