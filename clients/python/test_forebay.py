@@ -1,6 +1,8 @@
 """Tests of the client against the server at FOREBAY_URL. `tests/process/serve.rs` runs them."""
 
 import os
+import threading
+import time
 import unittest
 
 import forebay
@@ -57,6 +59,137 @@ class ClientTest(unittest.TestCase):
         with self.assertRaises(forebay.Error) as refused:
             self.stranger.count()
         self.assertEqual(refused.exception.code, "unauthorized")
+
+
+class LosingClient(forebay.Client):
+    """Loses the answer to the first request of each path."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.lost = set()
+        self.cut_off = set()
+
+    def request(self, method, path, *args, **kwargs):
+        if path in self.cut_off:
+            raise ConnectionRefusedError(path)
+        answer = super().request(method, path, *args, **kwargs)
+        # An empty answer has nothing to lose.
+        if path not in self.lost and answer.get("leases") != []:
+            self.lost.add(path)
+            raise ConnectionResetError(path)
+        return answer
+
+
+class WorkerTest(unittest.TestCase):
+    """The server's leases hold for 2 s."""
+
+    def setUp(self):
+        url, token = os.environ["FOREBAY_URL"], os.environ["FOREBAY_TOKEN"]
+        self.client = forebay.Client(url, token)
+        self.losing = LosingClient(url, token)
+        self.workers = []
+        self.addCleanup(self.stop)
+
+    def start(self, client, handlers, **options):
+        worker = forebay.Worker(client, handlers, wait=1, **options)
+        thread = threading.Thread(target=worker.run, kwargs={"signals": False})
+        thread.start()
+        self.workers.append((worker, thread))
+        return worker
+
+    def stop(self):
+        for worker, _ in self.workers:
+            worker.stop()
+        for _, thread in self.workers:
+            thread.join(60)
+            self.assertFalse(thread.is_alive())
+        self.workers = []
+
+    def test_handlers_succeed_fail_and_snooze(self):
+        seen = []
+
+        def flaky(job):
+            seen.append((job.attempt, job.last_failure))
+            if len(seen) == 1:
+                raise RuntimeError("not yet")
+            if len(seen) == 2:
+                raise forebay.Snooze(0.01)
+            return b"\xff"
+
+        def never(job):
+            raise forebay.Failed("never")
+
+        self.start(self.client, {"py-double": lambda job: job.payload * 2, "py-flaky": flaky,
+                                 "py-never": never})
+        double = self.client.enqueue("py-double", 21)
+        flaky = self.client.enqueue("py-flaky")
+        never = self.client.enqueue("py-never")
+        self.assertEqual(self.client.result(double), 42)
+        self.assertEqual(self.client.result(flaky), b"\xff")
+        self.assertEqual(seen, [(1, ""), (2, "RuntimeError: not yet"), (2, "RuntimeError: not yet")])
+        with self.assertRaises(forebay.EntryFailed) as failed:
+            self.client.result(never)
+        self.assertEqual(failed.exception.failure, "never")
+
+    def test_lost_answers_cost_nothing(self):
+        runs = []
+        self.start(self.losing, {"py-lost": runs.append}, slots=1)
+        entry = self.client.enqueue("py-lost", 1)
+        self.client.result(entry)
+        self.stop()
+        self.assertEqual(len(runs), 1)
+        self.assertLessEqual({"/v1/workers/lease", "/v1/workers/complete"}, self.losing.lost)
+
+    def test_a_stop_lets_handlers_finish_and_heartbeats_keep_them(self):
+        begun = threading.Event()
+
+        def slow(job):
+            begun.set()
+            time.sleep(4)
+            return job.attempt
+
+        worker = self.start(self.client, {"py-slow": slow})
+        entry = self.client.enqueue("py-slow")
+        self.assertTrue(begun.wait(30))
+        worker.stop()
+        self.assertEqual(self.client.result(entry), 1)
+
+    def test_a_canceled_entry_stops_its_handler(self):
+        begun = threading.Event()
+
+        def obedient(job):
+            begun.set()
+            while True:
+                job.check()
+                time.sleep(0.01)
+
+        self.start(self.client, {"py-cancel": obedient})
+        entry = self.client.enqueue("py-cancel")
+        self.assertTrue(begun.wait(30))
+        self.client.act(entry, "cancel")
+        with self.assertRaises(forebay.EntryFailed) as failed:
+            self.client.result(entry)
+        self.assertEqual(failed.exception.outcome, "canceled")
+
+    def test_a_handler_stops_at_the_end_of_its_lease_and_the_entry_runs_elsewhere(self):
+        ended = []
+
+        def cut_off(job):
+            self.losing.cut_off |= {"/v1/workers/heartbeat", "/v1/workers/lease"}
+            try:
+                while True:
+                    job.check()
+                    time.sleep(0.01)
+            finally:
+                ended.append(time.monotonic())
+
+        self.start(self.losing, {"py-lease": cut_off}, slots=1)
+        entry = self.client.enqueue("py-lease", key="k")
+        while not self.losing.cut_off:
+            time.sleep(0.01)
+        self.start(self.client, {"py-lease": lambda job: time.monotonic()})
+        elsewhere = self.client.result(entry)
+        self.assertLess(ended[0], elsewhere)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ mod signals;
 mod snapshot;
 mod top;
 mod unwritable;
+mod workers;
 
 use crate::place::Place;
 

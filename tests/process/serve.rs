@@ -18,6 +18,7 @@ use crate::{
 };
 
 const HTTP: &str = include_str!("../../docs/http.md");
+const WORKERS: &str = include_str!("../../docs/workers.md");
 /// A megabyte, in kilobytes.
 const MIB: u64 = 1_024;
 
@@ -265,9 +266,19 @@ fn waiting_clients_cost_little_and_stuck_readers_hold_up_nothing() {
 
 #[test]
 fn the_sessions_in_http_md_are_correct() {
+    sessions_are_correct(HTTP, 15);
+}
+
+#[test]
+fn the_sessions_in_workers_md_are_correct() {
+    sessions_are_correct(WORKERS, 7);
+}
+
+#[track_caller]
+fn sessions_are_correct(document: &str, count_min: usize) {
     let serving = Serving::new(&[]);
-    let sessions = sessions(HTTP);
-    assert!(sessions.len() > 15, "the sessions are found");
+    let sessions = sessions(document);
+    assert!(sessions.len() > count_min, "the sessions are found");
     let mut script = String::new();
     let is_server = |command: &str| command.starts_with("forebay serve");
     for (command, _) in sessions.iter().filter(|(command, _)| !is_server(command)) {
@@ -296,7 +307,7 @@ fn the_sessions_in_http_md_are_correct() {
 
 #[test]
 fn the_python_client_works_against_a_real_server() {
-    let serving = Serving::new(&[]);
+    let serving = Serving::new(&["--lease", "2s"]);
     let client = crate::root().join("clients/python");
     let mut python = std::process::Command::new("python3");
     python.args(["-m", "unittest", "-v", "test_forebay"]).current_dir(client);
