@@ -38,7 +38,7 @@ pub(crate) struct LeaseQuery {
     #[schema(minimum = 1, maximum = 100, default = 1)]
     max: usize,
     /// How long to wait if there is nothing to run (default: not at all, at most `1m`).
-    #[schema(value_type = Option<String>, example = "20s")]
+    #[schema(value_type = Option<String>, example = "100ms")]
     wait: Option<Span>,
 }
 
