@@ -66,7 +66,7 @@ mutation 'calls of an attempt that is over still wait' machine/outbox.rs \
     's/target\.waiting\.retain\(\|waiting\| waiting\.token != token\);/let _ = token;/'
 mutation 'a call that waits overtakes an earlier one' machine/outbox.rs \
     's/target\.waiting\.pop_front\(\)/target.waiting.pop_back()/'
-mutation 'an attempt is suspended although a call of it waits' machine/journals.rs \
+mutation 'an attempt is suspended although a call of it waits' machine/outbox.rs \
     's/if !self\.makes_wait\(suspend\.token\)/if true/'
 mutation 'a new leader does not count the messages that are there' machine/leading.rs \
     's/effects\.push\(PartitionEffect::CountOutbox\);//'

@@ -46,7 +46,7 @@ planted 'tombstone evicted: a removal during a scan is forgotten' \
     engine/src/inbox/cache.rs 's/flight\.overlay\.tombstone\(key\)/let _ = \&flight.overlay/'
 planted 'no seeding after failover: a new limiter knows no rules, locks, running entries' \
     actors/src/partition/seed.rs \
-    's/let seed = Seed \{ rules: self\.rules\(\), locks, running: holders \};/drop((self.rules(), locks, holders)); let (mut running, mut left) = (running, left); running.clear(); left.clear(); let seed = Seed { rules: Vec::new(), locks: Vec::new(), running: Vec::new() };/'
+    's/let seed = Seed \{ rules: self\.rules\(\), locks, running: holders, \.\.Seed::default\(\) \};/drop((self.rules(), locks, holders)); let (mut running, mut left) = (running, left); running.clear(); left.clear(); let seed = Seed { rules: Vec::new(), locks: Vec::new(), running: Vec::new(), ..Seed::default() };/'
 planted 'completion without token check: the end of any attempt is accepted' \
     actors/src/executor/running.rs 's/let Some\(mut running\) = self\.running\.get_mut\(&key\) else \{ return \};/let Some(mut running) = self.running.get_mut(\&key).filter(|_| false) else { return };/' \
     $machine/attempts.rs 's/if self\.on_handler_gone\(token, effects\) \{/if self.on_handler_gone(token, effects) \&\& false {/' \
