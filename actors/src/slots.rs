@@ -22,7 +22,7 @@ use forebay_messages::{
 
 use crate::shell::Ref;
 
-/// See the module's documentation.
+/// The pools of slots, by service.
 #[derive(Default)]
 pub(crate) struct SlotPools(Mutex<Pools>);
 

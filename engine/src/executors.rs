@@ -1,4 +1,4 @@
-//! Executors beside the handlers of this process: what they announced, and what they were handed.
+//! Executors beside the handlers of this process: their announcements and their attempts.
 //!
 //! Owns: the choice of the executor of an attempt. Must always hold:
 //!
@@ -81,7 +81,7 @@ pub struct Left<A> {
     pub is_taken: bool,
 }
 
-/// See the module's documentation. `A` is an attempt.
+/// The executors, their slots and their attempts. `A` is an attempt.
 #[derive(Debug)]
 pub struct Executors<A> {
     executors: BTreeMap<ExecutorId, Executor<A>>,

@@ -90,7 +90,7 @@ pub struct LeasedAttempt {
     pub last_failure: String,
     /// The payload.
     pub payload: Bytes,
-    /// What is left of the lease.
+    /// The remaining time of the lease.
     pub left: Duration,
 }
 

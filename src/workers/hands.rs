@@ -1,5 +1,5 @@
-//! How the attempts of a runtime reach workers, and their ends the runtime: all workers together
-//! are one executor.
+//! Takes attempts from the runtime for workers, and passes the ends back to it. All workers
+//! together are one executor of the runtime.
 //!
 //! Must not know: leases, polls.
 
@@ -55,11 +55,11 @@ impl Hands {
 
     /// The number of attempts of a service that it takes at once.
     pub(super) fn set_slots(&self, service: &str, slots: u32) {
-        // Refused by a runtime that is down: nothing is taken then anyway.
+        // A runtime that is down refuses it; it hands out no attempts either.
         self.0.set_slots(service, slots);
     }
 
-    /// It takes no more attempts of a service.
+    /// Takes no more attempts of a service.
     pub(super) fn withdraw(&self, service: &str) {
         self.0.withdraw(service);
     }
@@ -82,13 +82,13 @@ impl Hands {
         self.0.end(id.entry, id.token, end).is_ok()
     }
 
-    /// Its worker was lost: it counts as an interruption.
+    /// Ends an attempt whose worker was lost; this counts as an interruption.
     pub(super) fn lose(&self, id: LeaseId) {
         // The runtime may have taken it back.
         let _ = self.0.lose(id.entry, id.token);
     }
 
-    /// It did not begin.
+    /// Gives back an attempt that no worker began.
     pub(super) fn give_back(&self, id: LeaseId) {
         let _ = self.0.give_back(id.entry, id.token);
     }

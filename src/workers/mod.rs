@@ -1,7 +1,7 @@
 //! Pull workers: they lease attempts, keep them alive with heartbeats, and report their ends.
 //!
-//! Owns: the lease book of a runtime, its timer, the waiting answers. Must always hold: what a
-//! worker no longer waits for is leased to another one; every attempt that was taken from the
+//! Owns: the lease book of a runtime, its timer, the waiting answers. Must always hold: attempts
+//! for a worker that no longer waits go to another worker; every attempt that was taken from the
 //! runtime is ended, lost or given back. Must not know: HTTP.
 
 mod hands;
@@ -74,7 +74,7 @@ pub(crate) struct Workers {
     begun: Instant,
 }
 
-/// A poll that is being answered: dropped before it was, its leases go to others.
+/// A poll that waits for its answer. If it is dropped first, its leases go to other workers.
 struct Waits<'a> {
     workers: &'a Workers,
     poll: PollId,
@@ -100,7 +100,7 @@ impl Drop for Waits<'_> {
 }
 
 impl Workers {
-    /// The workers of a runtime, whose leases hold this long.
+    /// Starts to serve workers. `lease` is the time of a lease without a heartbeat.
     pub(crate) fn start(runtime: &Runtime, lease: Duration) -> Result<Arc<Self>, NodeError> {
         let lease = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX / 4);
         let limits = LeaseLimits { lease, ..LeaseLimits::default() };
@@ -307,7 +307,7 @@ impl Closing for Workers {
     }
 }
 
-/// Does what is due.
+/// Advances the lease book when a lease, a poll or a hold is due.
 async fn tick(workers: Weak<Workers>) {
     loop {
         let next = {

@@ -1,4 +1,4 @@
-//! What workers get and report.
+//! Leased attempts as workers get them, and the ends that workers report.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::handler::HandlerError;
 
 use super::Handed;
 
-/// A leased attempt, with what is left of its lease.
+/// A leased attempt, with the remaining time of its lease.
 pub(super) fn leased(id: LeaseId, handed: &Handed, left: Duration) -> LeasedAttempt {
     LeasedAttempt {
         lease: id.to_string(),
@@ -30,7 +30,7 @@ pub(super) fn ends_the_entry(end: &LeaseEnd) -> bool {
     matches!(end, LeaseEnd::Success(_) | LeaseEnd::Terminal(_))
 }
 
-/// The same for the repetition of a report.
+/// A digest of a report: a repetition has the same.
 pub(super) fn digest_of(end: &LeaseEnd) -> u64 {
     match end {
         LeaseEnd::Success(bytes) => digest(0, &[bytes]),
@@ -41,7 +41,7 @@ pub(super) fn digest_of(end: &LeaseEnd) -> u64 {
     }
 }
 
-/// As the end of a handler.
+/// The end that a handler would have returned.
 pub(super) fn handler_end(end: &LeaseEnd) -> Result<Bytes, HandlerError> {
     match end {
         LeaseEnd::Success(bytes) => Ok(bytes.clone()),

@@ -52,7 +52,7 @@ impl Tables {
     }
 }
 
-/// See the module's documentation.
+/// The handlers of this process, by service.
 #[derive(Default)]
 pub(super) struct Handlers(RwLock<Tables>);
 

@@ -193,7 +193,7 @@ impl Interest {
     }
 }
 
-/// See the module's documentation.
+/// The lease book: polls, offers and leases of workers.
 #[derive(Debug)]
 pub struct LeaseBook {
     limits: LeaseLimits,
@@ -494,7 +494,7 @@ impl LeaseBook {
         self.announce(effects);
     }
 
-    /// The leases that workers have, each with the time that is left of it; they are revoked.
+    /// Revokes the leases that workers have; returns each with its remaining time.
     pub fn revoke_all(&mut self, now: Millis) -> Vec<(LeaseId, Millis)> {
         let live = self.leases.iter_mut().filter(|(_, lease)| !lease.is_revoked);
         let mut left: Vec<_> = live

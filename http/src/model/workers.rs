@@ -30,7 +30,7 @@ pub(crate) struct LeaseQuery {
     /// gets the same leases.
     #[schema(min_length = 1, max_length = 128)]
     request: String,
-    /// What the worker can run.
+    /// The services that the worker can run.
     #[schema(min_items = 1, max_items = 64)]
     services: Vec<String>,
     /// Maximum number of leases (default: 1).
@@ -95,7 +95,7 @@ pub(crate) struct LeaseBody {
     #[serde(skip_serializing_if = "String::is_empty")]
     last_failure: String,
     payload: Content,
-    /// What was left of the lease when it was answered.
+    /// The remaining time of the lease when the answer was made.
     expires_in: Span,
 }
 
@@ -176,7 +176,7 @@ enum StateName {
 pub(crate) struct LeaseStateBody {
     lease: String,
     state: StateName,
-    /// What is left of it.
+    /// Its remaining time.
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_in: Option<Span>,
 }

@@ -19,7 +19,7 @@ use crate::{
     state::Server,
 };
 
-/// What a report adds to a result, at most, in bytes: names, and base64.
+/// Maximum number of bytes that a report has beside the result.
 const REPORT_ROOM: usize = 64 << 10;
 
 /// Lease attempts to a worker.
@@ -84,7 +84,7 @@ pub(super) async fn complete(
         let text = "the body must be application/json";
         return Err(Problem::new(Code::UnsupportedMediaType, text));
     }
-    // Base64 takes a third more.
+    // Base64 makes the result a third longer.
     let len_max = server.backend.payload_len_max() * 4 / 3 + REPORT_ROOM;
     let read = server.read(&parts.headers, body, len_max).await?;
     let query: CompleteQuery = from_json(&read.bytes)?;

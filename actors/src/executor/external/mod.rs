@@ -95,7 +95,7 @@ impl Loss {
     }
 }
 
-/// See the module's documentation.
+/// The executors beside the handlers, and their attempts.
 #[derive(Default)]
 pub(super) struct External {
     /// An executor was announced since the start. While there was none, `state` is not locked.

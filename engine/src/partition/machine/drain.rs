@@ -23,7 +23,7 @@ use super::{
 /// Maximum number of records with returning attempts that are proposed but not applied.
 const HAND_BACKS_IN_FLIGHT_MAX: usize = 4;
 
-/// See the module's documentation.
+/// The attempts of earlier leaders that are returning to their inboxes.
 #[derive(Debug, Default)]
 pub(super) struct Drain {
     /// Attempts that are not proposed yet, vqueue by vqueue.
